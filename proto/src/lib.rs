@@ -1,0 +1,11 @@
+//! pgctl's wire formats: `peer` between agents, `control` between `pgctl` and an agent.
+
+/// What agents say to each other: Raft, lease hand-over, observations, joining.
+pub mod peer {
+    tonic::include_proto!("pgctl.peer.v1");
+}
+
+/// What `pgctl` asks of an agent.
+pub mod control {
+    tonic::include_proto!("pgctl.control.v1");
+}
