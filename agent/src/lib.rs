@@ -6,4 +6,5 @@ pub mod consensus;
 pub mod driver;
 pub mod fencing;
 pub mod lease;
+pub mod ports;
 pub mod postgres;

@@ -1,1 +1,27 @@
-//! (to come)
+//! The replicated state: what the cluster has agreed on, the commands that change it, and how they do.
+//!
+//! Invariants:
+//!
+//! * **I-1** `epoch` never falls, and rises by one with each accepted [`EpochChange`].
+//! * **I-2** an epoch has one holder; a timeline number is reserved for one epoch.
+//! * **I-3** `sync` lists every rule under which a commit may have been acknowledged and not yet be covered by a later
+//!   one; it is never empty once there was a holder.
+//! * **I-4** [`ClusterState::apply`] is total and deterministic: it accepts or rejects, and never panics.
+
+mod apply;
+mod command;
+pub mod gate;
+mod settings;
+mod state;
+mod sync_rule;
+mod voters;
+
+pub use apply::{Applied, Rejected};
+pub use command::{Cause, Command, EpochChange, Release};
+pub use settings::{Settings, SettingsError, SyncMode};
+pub use state::{
+    ClusterState, EpochRecord, Event, FailoverOrder, Member, MemberKind, Pause, Promotion, Secrets, Switchover,
+    SwitchoverOutcome, SwitchoverPhase,
+};
+pub use sync_rule::SyncRule;
+pub use voters::LeaseVoters;

@@ -1,0 +1,221 @@
+//! The promotion gate: the one place that says whether an epoch may be granted.
+//!
+//! The coordinator asks it before it proposes, `pgctl explain` prints it, and every node asks it again when it applies
+//! the grant. It looks at nothing but the replicated state and the grant itself.
+
+use super::{Cause, ClusterState, EpochChange, MemberKind, SyncMode, SyncRule};
+use crate::ids::NodeId;
+use crate::pg::Position;
+use crate::reason::Reason;
+use std::collections::BTreeSet;
+
+/// Every gate of the grant, open or shut. The grant is accepted if all are open.
+#[must_use]
+pub fn check(state: &ClusterState, change: &EpochChange) -> Vec<Reason> {
+    vec![
+        epoch_is_newest(state, change),
+        automation_is_on(state, change),
+        target_can_hold(state, change),
+        old_holder_is_fenced(state, change),
+        acknowledged_commits_are_kept(state, change),
+        target_is_furthest(state, change),
+        new_rule_fits(state, change),
+    ]
+}
+
+/// Whether every gate stands open.
+#[must_use]
+pub fn is_open(reasons: &[Reason]) -> bool {
+    reasons.iter().all(|reason| reason.open)
+}
+
+/// The holder of the ending epoch goes on as the holder of the next: no other node could have written in between, so
+/// neither a fence nor a comparison of positions is needed.
+fn stays(state: &ClusterState, change: &EpochChange) -> bool {
+    state.holder == Some(change.to) && matches!(change.cause, Cause::PledgeRepair | Cause::Renewal)
+}
+
+fn first(state: &ClusterState) -> bool {
+    state.holder.is_none()
+}
+
+fn names(state: &ClusterState, nodes: impl IntoIterator<Item = NodeId>) -> String {
+    let names: Vec<String> = nodes.into_iter().map(|node| state.name_of(node)).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// The pledged nodes that told a position: the set `R` of `docs/safety.md`.
+#[must_use]
+pub fn pledged(change: &EpochChange) -> BTreeSet<NodeId> {
+    change.released.iter().filter(|(_, release)| release.position.is_some()).map(|(node, _)| *node).collect()
+}
+
+fn epoch_is_newest(state: &ClusterState, change: &EpochChange) -> Reason {
+    const ID: &str = "epoch-is-newest";
+    if change.from == state.epoch && change.sync.epoch == state.epoch.next() && change.sync.primary == change.to {
+        Reason::open(ID, format!("epoch {} is the newest", state.epoch))
+    } else {
+        Reason::shut(
+            ID,
+            format!("the grant ends epoch {}, the newest is {}", change.from, state.epoch),
+            "nothing: another decision came first, and the coordinator looks again",
+        )
+    }
+}
+
+fn automation_is_on(state: &ClusterState, change: &EpochChange) -> Reason {
+    const ID: &str = "automation-is-on";
+    let by_hand = matches!(change.cause, Cause::Switchover | Cause::ManualFailover | Cause::PledgeRepair);
+    match &state.pause {
+        Some(pause) if !by_hand => {
+            Reason::shut(ID, format!("paused: {}", pause.reason), "pgctl resume, or pgctl failover --to NODE")
+        }
+        _ => Reason::open(ID, "not paused, or asked for by hand"),
+    }
+}
+
+fn target_can_hold(state: &ClusterState, change: &EpochChange) -> Reason {
+    const ID: &str = "target-can-hold";
+    let name = state.name_of(change.to);
+    let by_hand = matches!(change.cause, Cause::Switchover | Cause::ManualFailover);
+    match state.members.get(&change.to) {
+        None => Reason::shut(ID, format!("{name} is not a member"), "choose a node of `pgctl list`"),
+        Some(member) if member.kind == MemberKind::Witness => {
+            Reason::shut(ID, format!("{name} is a witness and has no data"), "choose a data node")
+        }
+        Some(_) if state.maintenance.contains(&change.to) && !by_hand && !stays(state, change) => {
+            Reason::shut(ID, format!("{name} is in maintenance"), "pgctl member maintenance NODE off")
+        }
+        Some(member) if member.nofailover && !by_hand && !stays(state, change) => Reason::shut(
+            ID,
+            format!("{name} is marked nofailover"),
+            "pgctl failover --to NODE, or take the mark away",
+        ),
+        Some(_) => Reason::open(ID, format!("{name} is a data node")),
+    }
+}
+
+fn old_holder_is_fenced(state: &ClusterState, change: &EpochChange) -> Reason {
+    const ID: &str = "old-holder-is-fenced";
+    if first(state) {
+        return Reason::open(ID, "there was no holder yet");
+    }
+    if stays(state, change) {
+        return Reason::open(ID, format!("{} itself goes on", state.name_of(change.to)));
+    }
+    let released: BTreeSet<NodeId> = change.released.keys().copied().collect();
+    if state.voters.majority(&released) {
+        let how = match change.receipt {
+            Some(receipt) if receipt.clean_end.is_some() => "its server was shut down cleanly",
+            Some(_) => "its server processes were ended",
+            None => "its lease ran out",
+        };
+        Reason::open(ID, format!("{how}, and {} support it no longer", names(state, released)))
+    } else {
+        Reason::shut(
+            ID,
+            format!("only {} of the voters {} have released it", names(state, released), names(state, state.voters.all())),
+            "a majority of the voters: start their agents, or restore the network between them",
+        )
+    }
+}
+
+fn acknowledged_commits_are_kept(state: &ClusterState, change: &EpochChange) -> Reason {
+    const ID: &str = "acknowledged-commits-are-kept";
+    if first(state) {
+        return Reason::open(ID, "nothing was acknowledged yet");
+    }
+    if stays(state, change) {
+        return Reason::open(ID, "the holder has all that it wrote");
+    }
+    if let Some(bytes) = change.may_lose_bytes {
+        if change.cause == Cause::ManualFailover {
+            return Reason::open(ID, format!("the operator accepted to lose up to {bytes} bytes"));
+        }
+        if state.settings.sync_mode == SyncMode::Async && bytes <= state.settings.max_lag_bytes {
+            return Reason::open(
+                ID,
+                format!("async: {bytes} bytes behind, {} are allowed", state.settings.max_lag_bytes),
+            );
+        }
+    }
+    let released = pledged(change);
+    match state.sync.iter().find(|rule| !rule.covered_by(&released)) {
+        None => Reason::open(
+            ID,
+            format!("{} have pledged, and every quorum that may have acknowledged meets them", names(state, released)),
+        ),
+        Some(rule) => uncovered(state, rule, &released, ID),
+    }
+}
+
+fn uncovered(state: &ClusterState, rule: &SyncRule, released: &BTreeSet<NodeId>, id: &str) -> Reason {
+    let primary = state.name_of(rule.primary);
+    let missing = names(state, rule.members.difference(released).copied());
+    match rule.shortfall(released) {
+        None => Reason::shut(
+            id,
+            format!("under epoch {} only {primary} had every acknowledged commit: no standby was in sync", rule.epoch),
+            format!("bring {primary} back, or accept the loss: pgctl failover --to NODE --accept-data-loss"),
+        ),
+        Some(short) => Reason::shut(
+            id,
+            format!(
+                "epoch {} acknowledged by any {} of {}; pledged: {}; {short} more needed",
+                rule.epoch,
+                rule.k,
+                names(state, rule.members.iter().copied()),
+                names(state, released.iter().copied()),
+            ),
+            format!("bring back {primary} or {missing}, or accept the loss: pgctl failover --to NODE --accept-data-loss"),
+        ),
+    }
+}
+
+/// The furthest position among the pledged nodes, and who is there.
+#[must_use]
+pub fn furthest(change: &EpochChange) -> Option<(Position, BTreeSet<NodeId>)> {
+    let best = change.released.values().filter_map(|release| release.position).max()?;
+    let there = change.released.iter().filter(|(_, release)| release.position == Some(best));
+    Some((best, there.map(|(node, _)| *node).collect()))
+}
+
+fn target_is_furthest(state: &ClusterState, change: &EpochChange) -> Reason {
+    const ID: &str = "target-is-furthest";
+    if first(state) || stays(state, change) {
+        return Reason::open(ID, format!("{} is the only node with data", state.name_of(change.to)));
+    }
+    let name = state.name_of(change.to);
+    let Some(target) = change.released.get(&change.to).and_then(|release| release.position) else {
+        return Reason::shut(
+            ID,
+            format!("{name} has not pledged, or its server does not run"),
+            format!("start {name} and its server"),
+        );
+    };
+    match furthest(change) {
+        Some((best, there)) if target < best && change.may_lose_bytes.is_none() => Reason::shut(
+            ID,
+            format!("{name} is at {target}, {} at {best}", names(state, there)),
+            "nothing: the coordinator chooses the node that is ahead",
+        ),
+        _ => Reason::open(ID, format!("{name} is at {target}, and no pledged node is ahead")),
+    }
+}
+
+fn new_rule_fits(state: &ClusterState, change: &EpochChange) -> Reason {
+    const ID: &str = "new-rule-fits";
+    let strangers: Vec<NodeId> =
+        change.sync.members.iter().copied().filter(|node| !state.data_members().any(|(id, _)| id == *node)).collect();
+    if change.sync.members.contains(&change.to) || !strangers.is_empty() {
+        return Reason::shut(
+            ID,
+            format!("the synchronous set {} is not of other data nodes", names(state, change.sync.members.clone())),
+            "nothing: the coordinator looks again",
+        );
+    }
+    Reason::open(
+        ID,
+        format!("any {} of {}", change.sync.k, names(state, change.sync.members.iter().copied())),
+    )
+}

@@ -1,0 +1,95 @@
+use crate::timing::{Timing, TimingProfile};
+use serde::{Deserialize, Serialize};
+
+/// What a commit waits for, and when a failover may happen by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncMode {
+    /// `ANY k`. With too few standbys left, that is recorded first, writes go on, and nothing fails over by itself
+    /// until a standby is back in sync.
+    Quorum,
+    /// `ANY k`. With too few standbys left, writes wait.
+    Strict,
+    /// Commits wait for nobody; a failover may lose up to `max_lag_bytes`.
+    Async,
+}
+
+/// The settings of a cluster, the same on every node, changed by `pgctl config`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Counts the changes; a change names the version that it was made from.
+    pub version: u64,
+    /// The terms of the lease.
+    pub timing: Timing,
+    /// What a commit waits for.
+    pub sync_mode: SyncMode,
+    /// How many standbys must have a commit (`k`), 1 to 16.
+    pub sync_standbys: u32,
+    /// In `async` mode, the most WAL that an automatic failover may lose, bytes.
+    pub max_lag_bytes: u64,
+    /// How long a member of the synchronous set may be gone before it is taken out of it, milliseconds.
+    pub sync_remove_after_ms: u64,
+    /// How long commits may wait for want of a standby before `quorum` mode records the degrade, milliseconds.
+    pub sync_degrade_after_ms: u64,
+    /// The most WAL that a replication slot may keep, bytes (`max_slot_wal_keep_size`).
+    pub slot_budget_bytes: u64,
+    /// The shortest time between two automatic failovers that no fence receipt speeds up, milliseconds.
+    pub failover_pause_ms: u64,
+    /// How long a switchover may prepare, and how long it may take to stop the old primary, milliseconds.
+    pub switchover_deadline_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            version: 0,
+            timing: TimingProfile::Default.timing(),
+            sync_mode: SyncMode::Quorum,
+            sync_standbys: 1,
+            max_lag_bytes: 1 << 20,
+            sync_remove_after_ms: 1_000,
+            sync_degrade_after_ms: 3_000,
+            slot_budget_bytes: 16 << 30,
+            failover_pause_ms: 30_000,
+            switchover_deadline_ms: 30_000,
+        }
+    }
+}
+
+/// A setting that cannot be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// The lease would not be safe, or would not live.
+    #[error("the timing breaks \"{rule}\": {arithmetic}; choose a profile (lan-fast, default, wan) or raise promise_ms")]
+    Timing { rule: String, arithmetic: String },
+    /// A number is out of its range.
+    #[error("{key} = {value} is out of range: it must be {range}")]
+    OutOfRange { key: &'static str, value: u64, range: &'static str },
+}
+
+impl Settings {
+    /// Refuses what would be unsafe or senseless.
+    ///
+    /// # Errors
+    /// The first setting that is wrong, and what it may be.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        if let Some(broken) = self.timing.check().into_iter().find(|check| !check.holds) {
+            return Err(SettingsError::Timing { rule: broken.rule, arithmetic: broken.arithmetic });
+        }
+        let within = |key, value: u64, low: u64, high: u64, range| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err(SettingsError::OutOfRange { key, value, range })
+            }
+        };
+        within("timing.promise_ms", self.timing.promise_ms, 100, 600_000, "100 to 600000")?;
+        within("sync_standbys", u64::from(self.sync_standbys), 1, 16, "1 to 16")?;
+        within("sync_remove_after_ms", self.sync_remove_after_ms, 100, 600_000, "100 to 600000")?;
+        within("sync_degrade_after_ms", self.sync_degrade_after_ms, 100, 600_000, "100 to 600000")?;
+        within("slot_budget_bytes", self.slot_budget_bytes, 64 << 20, 1 << 50, "64 MiB to 1 PiB")?;
+        within("failover_pause_ms", self.failover_pause_ms, 0, 3_600_000, "0 to 3600000")?;
+        within("switchover_deadline_ms", self.switchover_deadline_ms, 1_000, 3_600_000, "1000 to 3600000")
+    }
+}

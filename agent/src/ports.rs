@@ -1,0 +1,66 @@
+//! What the rooms need of each other, as traits: the API knows neither the consensus nor the driver.
+
+use agent_core::cluster::{Applied, ClusterState, Command, Member, Rejected};
+use agent_core::ids::{NodeId, RequestId};
+use agent_core::reason::Reason;
+use agent_core::view::ClusterView;
+use futures::future::BoxFuture;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why a request to the cluster got no answer of the state machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// The state machine refused the command.
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    /// No Raft leader could be reached within the deadline; the command was not accepted by anyone.
+    #[error(
+        "no Raft leader within {waited:?} ({detail}): a majority of the agents must run and reach each other; \
+         see `pgctl status` on each node"
+    )]
+    NoLeader { waited: Duration, detail: String },
+    /// The Raft leader took the command, and its answer did not come: it may or may not have been carried out.
+    #[error("the outcome is unknown ({detail}): look with `pgctl events`; the same request id may be sent again")]
+    Unknown { detail: String },
+    /// This node's consensus has stopped.
+    #[error("the consensus of this node has stopped ({detail}): restart the agent, and read its log")]
+    Stopped { detail: String },
+}
+
+/// The replicated state, and the way to change it, from any node.
+pub trait Consensus: Send + Sync + 'static {
+    /// The newest state that this node has applied.
+    fn state(&self) -> Arc<ClusterState>;
+    /// Sees each newly applied state.
+    fn watch(&self) -> tokio::sync::watch::Receiver<Arc<ClusterState>>;
+    /// This node's number.
+    fn node_id(&self) -> NodeId;
+    /// The Raft leader as far as this node knows.
+    fn raft_leader(&self) -> Option<NodeId>;
+    /// Whether this node is the Raft leader, has heard of a majority lately, and has applied all that was committed
+    /// when it became leader.
+    fn leads(&self) -> bool;
+    /// The log index up to which this node has applied.
+    fn applied_index(&self) -> u64;
+    /// Has `command` committed and applied, through whichever node is the Raft leader.
+    fn propose(&self, command: Command, deadline: Duration) -> BoxFuture<'_, Result<Applied, ProposeError>>;
+    /// Gives a new member its number and takes it into the group, first as a learner, then as a voter. Returns as
+    /// soon as the number is given; the Raft leader makes it a voter once its agent is there and has caught up.
+    fn add_member(&self, request: RequestId, member: Member) -> BoxFuture<'_, Result<NodeId, ProposeError>>;
+    /// Takes a member out of the group and forgets it.
+    fn remove_member(&self, request: RequestId, node: NodeId) -> BoxFuture<'_, Result<(), ProposeError>>;
+}
+
+/// What the driver knows and the API shows.
+pub trait Overview: Send + Sync + 'static {
+    /// The newest reports of all nodes, as this node has them (complete on the Raft leader, forwarded to the others
+    /// with each report they make).
+    fn view(&self) -> ClusterView;
+    /// How old each report of [`Overview::view`] is, measured at the call.
+    fn report_age(&self, node: NodeId) -> Option<Duration>;
+    /// Every gate of the coordinator's last decision; asked of the Raft leader, wherever it is.
+    fn explain(&self) -> BoxFuture<'_, Result<Vec<Reason>, ProposeError>>;
+    /// This node's own last decision: the rule that fired, and what blocks others.
+    fn explain_node(&self) -> Vec<Reason>;
+}
