@@ -125,6 +125,8 @@ pub struct NodeReport {
     pub pledge: Epoch,
     /// The Raft log index up to which this node has applied.
     pub applied: u64,
+    /// The switchover for which the holder has made its checkpoint.
+    pub prepared_for: Option<crate::ids::RequestId>,
     /// Why this node does what it does, in the words of [`crate::reason`].
     pub explain: Vec<crate::reason::Reason>,
     /// The agent's version.
@@ -176,7 +178,10 @@ impl ClusterView {
     /// The report of `node` if it is no older than `age`.
     #[must_use]
     pub fn fresh(&self, node: NodeId, now: MonoTime, age: Duration) -> Option<&NodeReport> {
-        self.reports.get(&node).filter(|(at, _)| now.since(*at) <= age).map(|(_, report)| report)
+        self.reports
+            .get(&node)
+            .filter(|(at, _)| now.since(*at) <= age)
+            .map(|(_, report)| report)
     }
 }
 

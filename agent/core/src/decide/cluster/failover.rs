@@ -1,0 +1,267 @@
+//! The holder is gone, or was ended: release round, gate, grant.
+
+use super::{ClusterAction, CoordinatorView, Round, candidate};
+use crate::cluster::{Cause, Command, EpochChange, gate};
+use crate::decide::Decision;
+use crate::ids::NodeId;
+use crate::reason::Reason;
+use crate::view::FenceReceipt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long the coordinator waits for the answers of nodes that were well a moment ago, once it could do without them.
+const WAIT_FOR_ANSWERS: Duration = Duration::from_millis(300);
+/// How long after a question without enough answers it asks again.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
+/// How old a voter's word about its promise may be.
+const BOUND_FRESH: Duration = Duration::from_millis(1_000);
+
+/// What is wrong with the holder.
+enum Trouble {
+    /// It proved that its server has ended.
+    Receipt(FenceReceipt),
+    /// A majority of the voters is bound to it no longer.
+    LeaseOver,
+}
+
+pub(super) fn decide(view: &CoordinatorView<'_>, holder: NodeId) -> Option<Decision<ClusterAction>> {
+    let next = view.state.epoch.next();
+    let receipt = view
+        .memory
+        .receipt
+        .filter(|receipt| receipt.epoch == view.state.epoch);
+    let round = view.memory.round.as_ref().filter(|round| round.epoch == next);
+    // A round that found no majority is void once the holder is seen well again.
+    let round = round.filter(|round| {
+        let released: BTreeSet<NodeId> = round.released.keys().copied().collect();
+        receipt.is_some() || view.state.voters.majority(&released) || !holder_is_well(view, holder)
+    });
+    let trouble = match (receipt, round) {
+        (Some(receipt), _) => Trouble::Receipt(receipt),
+        (None, Some(_)) => Trouble::LeaseOver,
+        // A new holder needs a moment for its first renewal; until then nobody is bound to it.
+        (None, None) if epoch_is_young(view) => return None,
+        (None, None) if lease_over(view) => Trouble::LeaseOver,
+        (None, None) => return ask_if_silent(view),
+    };
+    if let Some(decision) = hold_back(view, &trouble) {
+        return Some(decision);
+    }
+    let name = view.name(holder);
+    let why = match trouble {
+        Trouble::Receipt(FenceReceipt {
+            clean_end: Some(end), ..
+        }) => format!("{name} was shut down cleanly at {end}"),
+        Trouble::Receipt(_) => format!("the server of {name} was ended"),
+        Trouble::LeaseOver => format!("the lease of {name} ran out"),
+    };
+    let ask = |rule: &str| {
+        let wait_for = receipt.and_then(|receipt| receipt.clean_end).map(|end| end.lsn);
+        Decision::act(
+            rule,
+            ClusterAction::AskRelease {
+                epoch: next,
+                receipt,
+                wait_for,
+            },
+        )
+    };
+    let Some(round) = round else {
+        return Some(ask("begin-release"));
+    };
+    Some(grant_or_wait(view, round, &why, ask))
+}
+
+fn grant_or_wait(
+    view: &CoordinatorView<'_>,
+    round: &Round,
+    why: &str,
+    ask: impl Fn(&str) -> Decision<ClusterAction>,
+) -> Decision<ClusterAction> {
+    let waited = view.now.since(round.asked);
+    let well: BTreeSet<NodeId> = round
+        .pending
+        .iter()
+        .copied()
+        .filter(|node| view.fresh(*node).is_some())
+        .collect();
+    let again = round.asked.plus(ASK_AGAIN);
+    let Some(change) = candidate::best_grant(view, round, why) else {
+        let reason = Reason::shut(
+            "target-is-furthest",
+            "no node with a running server has pledged",
+            "start the server of a data node: its agent does so by itself",
+        );
+        if waited >= ASK_AGAIN {
+            return ask("ask-release-again").because(reason);
+        }
+        return Decision::wait("wait-for-pledges", reason).again(again, "ask for pledges again");
+    };
+    let gates = gate::check(&view.state, &change);
+    if !gate::is_open(&gates) {
+        let decision = if waited >= ASK_AGAIN {
+            ask("ask-release-again")
+        } else {
+            Decision::rest("wait-for-the-gate")
+        };
+        return Decision {
+            reasons: gates,
+            ..decision
+        }
+        .again(again, "ask for pledges again");
+    }
+    if !well.is_empty() && view.now.since(round.started) < WAIT_FOR_ANSWERS {
+        // They may be ahead, and with them the next synchronous set is larger.
+        let until = round.started.plus(WAIT_FOR_ANSWERS);
+        return Decision {
+            reasons: gates,
+            ..Decision::rest("wait-for-answers")
+        }
+        .again(until, "go on without them");
+    }
+    let decision = Decision::act(
+        "grant-epoch",
+        ClusterAction::Propose(Command::ChangeEpoch(Box::new(change))),
+    );
+    Decision {
+        reasons: gates,
+        ..decision
+    }
+}
+
+fn epoch_is_young(view: &CoordinatorView<'_>) -> bool {
+    view.memory
+        .epoch_since
+        .is_none_or(|since| view.now.since(since) < view.state.settings.timing.promise())
+}
+
+fn holder_is_well(view: &CoordinatorView<'_>, holder: NodeId) -> bool {
+    view.reports
+        .fresh(holder, view.now, BOUND_FRESH)
+        .and_then(|report| report.holder.as_ref())
+        .is_some_and(|held| held.epoch == view.state.epoch && !held.left.is_zero() && held.fenced.is_none())
+}
+
+/// Whether a majority of the voters has said lately that nothing binds it.
+fn lease_over(view: &CoordinatorView<'_>) -> bool {
+    let free: BTreeSet<NodeId> = view
+        .memory
+        .bound
+        .iter()
+        .filter(|(_, (at, bound))| bound.is_zero() && view.now.since(*at) <= BOUND_FRESH)
+        .map(|(node, _)| *node)
+        .collect();
+    view.state.voters.majority(&free)
+}
+
+/// If the coordinator's own voter is free, the others are asked whether they are. If it is no voter, or is bound,
+/// the others' words in their reports count.
+fn ask_if_silent(view: &CoordinatorView<'_>) -> Option<Decision<ClusterAction>> {
+    let next = view.state.epoch.next();
+    let own = view.fresh(view.me).map(|report| report.voter.bound_for);
+    let free_by_report: BTreeSet<NodeId> = view
+        .state
+        .voters
+        .all()
+        .into_iter()
+        .filter(|node| {
+            view.fresh(*node)
+                .is_some_and(|report| report.voter.bound_for.is_zero())
+        })
+        .collect();
+    let asked_lately = view
+        .memory
+        .bound
+        .values()
+        .any(|(at, _)| view.now.since(*at) < Duration::from_millis(100));
+    if asked_lately || !(own == Some(Duration::ZERO) || view.state.voters.majority(&free_by_report)) {
+        return None;
+    }
+    let reason = Reason::shut(
+        "lease-over",
+        "this voter has heard nothing of the holder; the others are asked",
+        "a majority of the voters agrees that the lease is over, or the holder renews",
+    );
+    let receipt = view.memory.receipt;
+    Some(Decision::act("ask-the-voters", ClusterAction::AskBound { next, receipt }).because(reason))
+}
+
+/// Reasons to leave things as they are although the holder is in trouble.
+fn hold_back(view: &CoordinatorView<'_>, trouble: &Trouble) -> Option<Decision<ClusterAction>> {
+    let by_hand = view.state.failover_order.is_some() || view.state.switchover.is_some();
+    if let Some(pause) = &view.state.pause
+        && !by_hand
+    {
+        let reason = Reason::shut(
+            "automation-is-on",
+            format!("paused: {}", pause.reason),
+            "pgctl resume, or pgctl failover --to NODE",
+        );
+        return Some(Decision::wait("paused", reason));
+    }
+    if by_hand || matches!(trouble, Trouble::Receipt(_)) || view.state.promotion.is_none() {
+        return None;
+    }
+    let pause = Duration::from_millis(view.state.settings.failover_pause_ms);
+    let since = view.memory.epoch_since?;
+    if view.now.since(since) >= pause || view.state.epoch.0 <= 1 {
+        return None;
+    }
+    let until = since.plus(pause);
+    let reason = Reason::shut(
+        "no-flapping",
+        format!(
+            "the last change of primary was {} s ago",
+            view.now.since(since).as_secs()
+        ),
+        format!("{} s have passed, or pgctl failover --to NODE", pause.as_secs()),
+    );
+    Some(Decision::wait("no-flapping", reason).again(until, "the pause between failovers ends"))
+}
+
+/// A voter has pledged to the next epoch while the holder lives on: it can support the holder no more until that
+/// epoch is granted, so it is granted to the holder itself, which goes on without a stop.
+pub(super) fn mend_stray_pledge(
+    view: &CoordinatorView<'_>,
+    holder: NodeId,
+) -> Option<Decision<ClusterAction>> {
+    let epoch = view.state.epoch;
+    let stray = view
+        .reports
+        .reports
+        .values()
+        .any(|(_, report)| report.pledge > epoch);
+    let well = holder_is_well(view, holder);
+    let since = view.memory.stray_pledge_since?;
+    if !stray || !well || view.now.since(since) < view.state.settings.timing.renew() {
+        return None;
+    }
+    let old = view.state.sync_rule()?;
+    let change = EpochChange {
+        from: epoch,
+        to: holder,
+        cause: Cause::PledgeRepair,
+        why: format!(
+            "a voter had pledged to epoch {} while {} is well",
+            epoch.next(),
+            view.name(holder)
+        ),
+        released: BTreeMap::new(),
+        receipt: None,
+        sync: crate::cluster::SyncRule {
+            epoch: epoch.next(),
+            ..old.clone()
+        },
+        may_lose_bytes: None,
+        at: view.wall,
+    };
+    let gates = gate::check(&view.state, &change);
+    let decision = Decision::act(
+        "mend-stray-pledge",
+        ClusterAction::Propose(Command::ChangeEpoch(Box::new(change))),
+    );
+    Some(Decision {
+        reasons: gates,
+        ..decision
+    })
+}
