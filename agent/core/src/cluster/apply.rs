@@ -92,6 +92,7 @@ impl ClusterState {
             }
             Command::AddMember { member, at, .. } => self.add_member(member, *at),
             Command::RemoveMember { node, at, .. } => self.remove_member(*node, *at),
+            Command::ReplaceMember { old, member, at, .. } => self.replace_member(*old, member, *at),
             Command::AnnounceMember { node, member } => self.announce(*node, member),
             Command::VotersSettled { version } => {
                 Ok(if self.voters.settle(*version) { Applied::Done } else { Applied::Unchanged })
@@ -191,6 +192,21 @@ impl ClusterState {
         self.maintenance.remove(&node);
         self.record(at, "member-removed", format!("{name} was node {node}"));
         Ok(Applied::Done)
+    }
+
+    fn replace_member(&mut self, old: NodeId, member: &Member, at: WallTime) -> Outcome {
+        match self.members.get(&old) {
+            Some(known) if known.name == member.name && known.kind == member.kind => {}
+            Some(known) => {
+                return Err(conflict(
+                    "identity-differs",
+                    format!("node {old} is {}, not {}: a node keeps its name and kind", known.name, member.name),
+                ));
+            }
+            None => return Err(conflict("not-a-member", format!("node {old} is not a member: pgctl member add"))),
+        }
+        self.remove_member(old, at)?;
+        self.add_member(member, at)
     }
 
     fn announce(&mut self, node: NodeId, told: &Member) -> Outcome {
@@ -450,6 +466,7 @@ impl Command {
         match self {
             Command::AddMember { request, .. }
             | Command::RemoveMember { request, .. }
+            | Command::ReplaceMember { request, .. }
             | Command::ChangeSettings { request, .. }
             | Command::Pause { request, .. }
             | Command::Resume { request, .. }

@@ -44,6 +44,9 @@ pub enum Command {
     DropFailoverOrder { request: RequestId, why: String, at: WallTime },
     /// Something that an operator should find in the events later.
     Note { kind: String, text: String, at: WallTime },
+    /// Gives a member whose agent lost its state a fresh number under its old name. The old number has left the Raft
+    /// group before.
+    ReplaceMember { request: RequestId, old: NodeId, member: Member, at: WallTime },
 }
 
 /// Why an epoch was granted.
