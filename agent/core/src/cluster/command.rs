@@ -122,6 +122,14 @@ pub enum Command {
         text: String,
         at: WallTime,
     },
+    /// Gives a member whose agent lost its state a fresh number under its old name. The old number has left the Raft
+    /// group before.
+    ReplaceMember {
+        request: RequestId,
+        old: NodeId,
+        member: Member,
+        at: WallTime,
+    },
 }
 
 /// Why an epoch was granted.
