@@ -85,8 +85,9 @@ mod tests {
 
     #[test]
     fn a_node_number_is_read_back_as_a_key_within_a_tagged_enum() {
-        let value =
-            Tagged::Map { by_node: BTreeMap::from([(NodeId(1), NodeId(2)), (NodeId(u64::MAX), NodeId(0))]) };
+        let value = Tagged::Map {
+            by_node: BTreeMap::from([(NodeId(1), NodeId(2)), (NodeId(u64::MAX), NodeId(0))]),
+        };
         let json = serde_json::to_string(&value).expect("writes");
         assert_eq!(serde_json::from_str::<Tagged>(&json).expect("reads"), value);
     }

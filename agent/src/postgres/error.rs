@@ -19,7 +19,12 @@ pub enum PgError {
         "the data directory {data_dir} was made by PostgreSQL {data}, but the programs in {bin_dir} are of version \
          {programs}; install the server package of version {data} or set `bin_dir` to its programs"
     )]
-    WrongVersion { data_dir: PathBuf, data: u32, bin_dir: PathBuf, programs: u32 },
+    WrongVersion {
+        data_dir: PathBuf,
+        data: u32,
+        bin_dir: PathBuf,
+        programs: u32,
+    },
     /// A setting of ours has an impossible value.
     #[error("the setting `{name}` cannot be used: {why}")]
     Setting { name: String, why: String },
@@ -28,7 +33,11 @@ pub enum PgError {
     Unusable { path: PathBuf, why: String },
     /// The operating system refused a file operation.
     #[error("could not {action} {path}: {source}; {}", advice(.source, .path))]
-    File { action: &'static str, path: PathBuf, source: io::Error },
+    File {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     /// The control file is missing, damaged or of an unknown layout.
     #[error(
         "{path} cannot be read: {why}; if the disk is sound, this copy of the data must be made anew (reinit)"
@@ -59,13 +68,21 @@ pub enum PgError {
     Sql { doing: &'static str, why: String },
     /// There was no answer in time.
     #[error("could not {doing} within {after:?}: {why}")]
-    Deadline { doing: &'static str, after: Duration, why: String },
+    Deadline {
+        doing: &'static str,
+        after: Duration,
+        why: String,
+    },
     /// A promotion would lead, or has led, to a timeline that another epoch owns.
     #[error(
         "the promotion would begin timeline {found}, but {reserved} was reserved for it: {why}; \
          do not open this server to clients"
     )]
-    Timeline { reserved: TimelineId, found: TimelineId, why: String },
+    Timeline {
+        reserved: TimelineId,
+        found: TimelineId,
+        why: String,
+    },
     /// The commit is in the local WAL, but the synchronous standbys did not acknowledge it.
     #[error(
         "the commit was not acknowledged by the synchronous standbys ({why}); it may not survive a failover, so \
@@ -74,7 +91,13 @@ pub enum PgError {
     NotAcknowledged { why: String },
     /// One of PostgreSQL's programs failed.
     #[error("{program} failed ({status}): {said}; {advice}; its output is in {log}")]
-    Program { program: &'static str, status: String, said: String, advice: &'static str, log: PathBuf },
+    Program {
+        program: &'static str,
+        status: String,
+        said: String,
+        advice: &'static str,
+        log: PathBuf,
+    },
     /// A role with one of our names exists and has rights that it must not have.
     #[error(
         "the role \"{role}\" is a superuser, and its password would be known to every node; choose another name, \
@@ -99,7 +122,10 @@ fn advice(error: &io::Error, path: &Path) -> String {
             "free some space on that file system".to_owned()
         }
         io::ErrorKind::PermissionDenied => {
-            format!("check who owns it and every folder above it (`namei -l {}`)", path.display())
+            format!(
+                "check who owns it and every folder above it (`namei -l {}`)",
+                path.display()
+            )
         }
         io::ErrorKind::ReadOnlyFilesystem => "the file system is mounted read-only: see `dmesg`".to_owned(),
         io::ErrorKind::NotFound => "check the path in the configuration".to_owned(),

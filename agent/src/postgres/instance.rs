@@ -134,7 +134,9 @@ pub struct KillFailed {
 impl TreeKiller {
     /// Synchronous, no tokio, no disk.
     pub fn kill(&self, _deadline: Duration) -> Result<KillReport, KillFailed> {
-        Err(KillFailed { survivors: Vec::new() })
+        Err(KillFailed {
+            survivors: Vec::new(),
+        })
     }
 }
 

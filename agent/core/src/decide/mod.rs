@@ -24,19 +24,30 @@ impl<A> Decision<A> {
     /// Nothing to do.
     #[must_use]
     pub fn rest(rule: &str) -> Decision<A> {
-        Decision { rule: rule.to_owned(), actions: Vec::new(), reasons: Vec::new(), wake_at: None }
+        Decision {
+            rule: rule.to_owned(),
+            actions: Vec::new(),
+            reasons: Vec::new(),
+            wake_at: None,
+        }
     }
 
     /// One thing to do.
     #[must_use]
     pub fn act(rule: &str, action: A) -> Decision<A> {
-        Decision { actions: vec![action], ..Decision::rest(rule) }
+        Decision {
+            actions: vec![action],
+            ..Decision::rest(rule)
+        }
     }
 
     /// Nothing to do before a gate opens.
     #[must_use]
     pub fn wait(rule: &str, reason: Reason) -> Decision<A> {
-        Decision { reasons: vec![reason], ..Decision::rest(rule) }
+        Decision {
+            reasons: vec![reason],
+            ..Decision::rest(rule)
+        }
     }
 
     /// The same with another gate shown.

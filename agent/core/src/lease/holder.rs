@@ -37,7 +37,14 @@ impl Holder {
     /// A holder that has been granted `epoch` and has no lease yet; each renewal is good for `lease`.
     #[must_use]
     pub fn new(epoch: Epoch, lease: Duration) -> Holder {
-        Holder { epoch, lease, next_round: 1, rounds: BTreeMap::new(), deadline: None, over: false }
+        Holder {
+            epoch,
+            lease,
+            next_round: 1,
+            rounds: BTreeMap::new(),
+            deadline: None,
+            over: false,
+        }
     }
 
     /// The epoch that is held.
@@ -60,11 +67,20 @@ impl Holder {
         }
         let round = self.next_round;
         self.next_round += 1;
-        self.rounds.insert(round, Round { sent: now, acks: BTreeSet::new() });
+        self.rounds.insert(
+            round,
+            Round {
+                sent: now,
+                acks: BTreeSet::new(),
+            },
+        );
         while self.rounds.len() > ROUNDS_KEPT {
             self.rounds.pop_first();
         }
-        Some(Renewal { epoch: self.epoch, round })
+        Some(Renewal {
+            epoch: self.epoch,
+            round,
+        })
     }
 
     /// Takes a voter's acknowledgement. Says whether the lease now lasts longer than before.
@@ -125,7 +141,10 @@ mod tests {
     use super::*;
 
     fn at(ms: u64) -> ClockReading {
-        ClockReading { boot_ns: ms * 1_000_000, raw_ns: ms * 1_000_000 }
+        ClockReading {
+            boot_ns: ms * 1_000_000,
+            raw_ns: ms * 1_000_000,
+        }
     }
 
     fn three() -> LeaseVoters {
@@ -168,7 +187,10 @@ mod tests {
             assert!(!holder.acknowledged(renewal.round, NodeId(node), &three(), at(150)));
         }
         assert!(!holder.valid(at(150)));
-        assert!(holder.renew(at(151)).is_some(), "it never held the lease, so it may still get it");
+        assert!(
+            holder.renew(at(151)).is_some(),
+            "it never held the lease, so it may still get it"
+        );
     }
 
     #[test]
@@ -188,6 +210,12 @@ mod tests {
         for node in [1, 2] {
             holder.acknowledged(renewal.round, NodeId(node), &three(), at(1));
         }
-        assert!(!holder.valid(ClockReading { boot_ns: 100_000_000, raw_ns: 0 }), "the host was suspended");
+        assert!(
+            !holder.valid(ClockReading {
+                boot_ns: 100_000_000,
+                raw_ns: 0
+            }),
+            "the host was suspended"
+        );
     }
 }

@@ -83,7 +83,9 @@ impl Voter {
             return RenewAnswer::Pledged { to: self.pledge };
         }
         if (epoch, incarnation) <= self.fenced {
-            return RenewAnswer::Pledged { to: self.fenced.0.next() };
+            return RenewAnswer::Pledged {
+                to: self.fenced.0.next(),
+            };
         }
         if promise > self.promise_limit {
             return RenewAnswer::TooLong;
@@ -93,7 +95,12 @@ impl Voter {
         {
             return RenewAnswer::Pledged { to: bound.epoch };
         }
-        self.promise = Some(Promise { epoch, incarnation, at: now, until: now.plus(promise) });
+        self.promise = Some(Promise {
+            epoch,
+            incarnation,
+            at: now,
+            until: now.plus(promise),
+        });
         RenewAnswer::Granted
     }
 
@@ -144,7 +151,10 @@ mod tests {
     const PROMISE: Duration = Duration::from_millis(100);
 
     fn at(ms: u64) -> ClockReading {
-        ClockReading { boot_ns: ms * 1_000_000, raw_ns: ms * 1_000_000 }
+        ClockReading {
+            boot_ns: ms * 1_000_000,
+            raw_ns: ms * 1_000_000,
+        }
     }
 
     fn settled() -> Voter {
@@ -170,7 +180,10 @@ mod tests {
     fn after_the_release_the_old_epoch_gets_no_support() {
         let mut voter = settled();
         voter.release(Epoch(2));
-        assert_eq!(voter.renew(Epoch(1), 1, PROMISE, at(200)), RenewAnswer::Pledged { to: Epoch(2) });
+        assert_eq!(
+            voter.renew(Epoch(1), 1, PROMISE, at(200)),
+            RenewAnswer::Pledged { to: Epoch(2) }
+        );
         assert_eq!(voter.renew(Epoch(2), 1, PROMISE, at(200)), RenewAnswer::Granted);
     }
 
@@ -178,7 +191,12 @@ mod tests {
     fn a_receipt_releases_at_once_and_only_the_epoch_it_is_for() {
         let mut voter = settled();
         assert_eq!(voter.renew(Epoch(1), 1, PROMISE, at(200)), RenewAnswer::Granted);
-        voter.receipt(&FenceReceipt { epoch: Epoch(1), node: NodeId(1), incarnation: 1, clean_end: None });
+        voter.receipt(&FenceReceipt {
+            epoch: Epoch(1),
+            node: NodeId(1),
+            incarnation: 1,
+            clean_end: None,
+        });
         assert_eq!(voter.bound_for(Epoch(2), at(201)), Duration::ZERO);
         assert_eq!(voter.renew(Epoch(2), 1, PROMISE, at(202)), RenewAnswer::Granted);
         assert_eq!(voter.bound_for(Epoch(3), at(203)), Duration::from_millis(99));
@@ -188,7 +206,12 @@ mod tests {
     fn a_receipt_that_arrives_late_does_not_undo_a_promise_to_the_restarted_agent() {
         let mut voter = settled();
         voter.renew(Epoch(1), 2, PROMISE, at(200));
-        voter.receipt(&FenceReceipt { epoch: Epoch(1), node: NodeId(1), incarnation: 1, clean_end: None });
+        voter.receipt(&FenceReceipt {
+            epoch: Epoch(1),
+            node: NodeId(1),
+            incarnation: 1,
+            clean_end: None,
+        });
         assert_eq!(voter.bound_for(Epoch(2), at(201)), Duration::from_millis(99));
     }
 
@@ -196,15 +219,24 @@ mod tests {
     fn both_clocks_must_agree_that_a_promise_is_over() {
         let mut voter = settled();
         voter.renew(Epoch(1), 1, PROMISE, at(200));
-        let suspended = ClockReading { boot_ns: 900_000_000, raw_ns: 250_000_000 };
+        let suspended = ClockReading {
+            boot_ns: 900_000_000,
+            raw_ns: 250_000_000,
+        };
         assert_eq!(voter.bound_for(Epoch(2), suspended), Duration::from_millis(50));
     }
 
     #[test]
     fn a_promise_longer_than_the_quarantine_covers_is_not_given() {
         let mut voter = settled();
-        assert_eq!(voter.renew(Epoch(1), 1, PROMISE * 2, at(200)), RenewAnswer::TooLong);
+        assert_eq!(
+            voter.renew(Epoch(1), 1, PROMISE * 2, at(200)),
+            RenewAnswer::TooLong
+        );
         voter.allow_promises(PROMISE * 2);
-        assert_eq!(voter.renew(Epoch(1), 1, PROMISE * 2, at(200)), RenewAnswer::Granted);
+        assert_eq!(
+            voter.renew(Epoch(1), 1, PROMISE * 2, at(200)),
+            RenewAnswer::Granted
+        );
     }
 }

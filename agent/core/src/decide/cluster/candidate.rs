@@ -20,8 +20,13 @@ pub(super) fn rule_for(
         .map(|(node, _)| *node)
         .filter(|node| !view.state.maintenance.contains(node))
         .collect();
-    let others =
-        || view.state.data_members().map(|(id, _)| id).filter(|id| *id != to).collect::<BTreeSet<_>>();
+    let others = || {
+        view.state
+            .data_members()
+            .map(|(id, _)| id)
+            .filter(|id| *id != to)
+            .collect::<BTreeSet<_>>()
+    };
     let wanted = settings.sync_standbys;
     let count = |set: &BTreeSet<NodeId>| u32::try_from(set.len()).unwrap_or(u32::MAX);
     let (k, members) = match settings.sync_mode {
@@ -30,18 +35,38 @@ pub(super) fn rule_for(
         SyncMode::Strict if count(&followers) >= wanted => (wanted, followers),
         SyncMode::Strict => (wanted, others()),
     };
-    SyncRule { epoch: view.state.epoch.next(), primary: to, k, members }
+    SyncRule {
+        epoch: view.state.epoch.next(),
+        primary: to,
+        k,
+        members,
+    }
 }
 
 /// The grant that the answers of `round` allow best; its gates may still be shut.
 pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -> Option<EpochChange> {
-    let order = view.state.failover_order.as_ref().filter(|order| order.epoch == view.state.epoch);
-    let switchover = view.state.switchover.as_ref().filter(|s| s.epoch == view.state.epoch);
+    let order = view
+        .state
+        .failover_order
+        .as_ref()
+        .filter(|order| order.epoch == view.state.epoch);
+    let switchover = view
+        .state
+        .switchover
+        .as_ref()
+        .filter(|s| s.epoch == view.state.epoch);
     let (to, cause) = match (order, switchover) {
         (Some(order), _) => (order.to, Cause::ManualFailover),
         (None, Some(switchover)) => {
             let to = furthest(view, round, Some(switchover.to))?;
-            (to, if to == switchover.to { Cause::Switchover } else { Cause::Failover })
+            (
+                to,
+                if to == switchover.to {
+                    Cause::Switchover
+                } else {
+                    Cause::Failover
+                },
+            )
         }
         (None, None) => (furthest(view, round, None)?, Cause::Failover),
     };
@@ -49,7 +74,12 @@ pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -
         Some(order) if order.accept_data_loss => Some(bytes_behind(view, round, to)),
         Some(_) => None,
         None if view.state.settings.sync_mode == SyncMode::Async => match bytes_behind(view, round, to) {
-            0 if round.released.contains_key(&view.state.holder.unwrap_or_default()) => None,
+            0 if round
+                .released
+                .contains_key(&view.state.holder.unwrap_or_default()) =>
+            {
+                None
+            }
             bytes => Some(bytes),
         },
         None => None,
@@ -71,28 +101,45 @@ pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -
 /// then the one with the least left to replay, then the lowest number.
 fn furthest(view: &CoordinatorView<'_>, round: &Round, preferred: Option<NodeId>) -> Option<NodeId> {
     let position = |node: &NodeId| round.released.get(node).and_then(|release| release.position);
-    round.released.keys().copied().filter(|node| position(node).is_some()).max_by_key(|node| {
-        let member = view.state.members.get(node);
-        let willing = member.is_some_and(|m| !m.nofailover) && !view.state.maintenance.contains(node);
-        let backlog = view.fresh(*node).and_then(|report| report.pg.as_ref()).map(|pg| match &pg.server {
-            Server::Standby(standby) => standby.position.lsn.bytes_since(standby.replay),
-            _ => u64::MAX,
-        });
-        (
-            position(node),
-            preferred == Some(*node),
-            willing,
-            std::cmp::Reverse(backlog.unwrap_or(u64::MAX)),
-            std::cmp::Reverse(*node),
-        )
-    })
+    round
+        .released
+        .keys()
+        .copied()
+        .filter(|node| position(node).is_some())
+        .max_by_key(|node| {
+            let member = view.state.members.get(node);
+            let willing = member.is_some_and(|m| !m.nofailover) && !view.state.maintenance.contains(node);
+            let backlog =
+                view.fresh(*node)
+                    .and_then(|report| report.pg.as_ref())
+                    .map(|pg| match &pg.server {
+                        Server::Standby(standby) => standby.position.lsn.bytes_since(standby.replay),
+                        _ => u64::MAX,
+                    });
+            (
+                position(node),
+                preferred == Some(*node),
+                willing,
+                std::cmp::Reverse(backlog.unwrap_or(u64::MAX)),
+                std::cmp::Reverse(*node),
+            )
+        })
 }
 
 /// How far `to` is behind the furthest position that is known of anybody, bytes.
 pub(super) fn bytes_behind(view: &CoordinatorView<'_>, round: &Round, to: NodeId) -> u64 {
-    let target = round.released.get(&to).and_then(|release| release.position).unwrap_or_default();
-    let reported = view.reports.reports.values().filter_map(|(_, report)| report.pg.as_ref()?.position());
-    let known: Option<Position> =
-        reported.chain(round.released.values().filter_map(|release| release.position)).max();
+    let target = round
+        .released
+        .get(&to)
+        .and_then(|release| release.position)
+        .unwrap_or_default();
+    let reported = view
+        .reports
+        .reports
+        .values()
+        .filter_map(|(_, report)| report.pg.as_ref()?.position());
+    let known: Option<Position> = reported
+        .chain(round.released.values().filter_map(|release| release.position))
+        .max();
     known.map_or(0, |furthest| furthest.lsn.bytes_since(target.lsn))
 }

@@ -26,7 +26,10 @@ enum Trouble {
 
 pub(super) fn decide(view: &CoordinatorView<'_>, holder: NodeId) -> Option<Decision<ClusterAction>> {
     let next = view.state.epoch.next();
-    let receipt = view.memory.receipt.filter(|receipt| receipt.epoch == view.state.epoch);
+    let receipt = view
+        .memory
+        .receipt
+        .filter(|receipt| receipt.epoch == view.state.epoch);
     let round = view.memory.round.as_ref().filter(|round| round.epoch == next);
     // A round that found no majority is void once the holder is seen well again.
     let round = round.filter(|round| {
@@ -46,7 +49,9 @@ pub(super) fn decide(view: &CoordinatorView<'_>, holder: NodeId) -> Option<Decis
     }
     let name = view.name(holder);
     let why = match trouble {
-        Trouble::Receipt(FenceReceipt { clean_end: Some(end), .. }) => {
+        Trouble::Receipt(FenceReceipt {
+            clean_end: Some(end), ..
+        }) => {
             format!("{name} was shut down cleanly at {end}")
         }
         Trouble::Receipt(_) => format!("the server of {name} was ended"),
@@ -54,7 +59,14 @@ pub(super) fn decide(view: &CoordinatorView<'_>, holder: NodeId) -> Option<Decis
     };
     let ask = |rule: &str| {
         let wait_for = receipt.and_then(|receipt| receipt.clean_end).map(|end| end.lsn);
-        Decision::act(rule, ClusterAction::AskRelease { epoch: next, receipt, wait_for })
+        Decision::act(
+            rule,
+            ClusterAction::AskRelease {
+                epoch: next,
+                receipt,
+                wait_for,
+            },
+        )
     };
     let Some(round) = round else {
         return Some(ask("begin-release"));
@@ -69,8 +81,12 @@ fn grant_or_wait(
     ask: impl Fn(&str) -> Decision<ClusterAction>,
 ) -> Decision<ClusterAction> {
     let waited = view.now.since(round.asked);
-    let well: BTreeSet<NodeId> =
-        round.pending.iter().copied().filter(|node| view.fresh(*node).is_some()).collect();
+    let well: BTreeSet<NodeId> = round
+        .pending
+        .iter()
+        .copied()
+        .filter(|node| view.fresh(*node).is_some())
+        .collect();
     let again = round.asked.plus(ASK_AGAIN);
     let Some(change) = candidate::best_grant(view, round, why) else {
         let reason = Reason::shut(
@@ -85,23 +101,40 @@ fn grant_or_wait(
     };
     let gates = gate::check(&view.state, &change);
     if !gate::is_open(&gates) {
-        let decision =
-            if waited >= ASK_AGAIN { ask("ask-release-again") } else { Decision::rest("wait-for-the-gate") };
-        return Decision { reasons: gates, ..decision }.again(again, "ask for pledges again");
+        let decision = if waited >= ASK_AGAIN {
+            ask("ask-release-again")
+        } else {
+            Decision::rest("wait-for-the-gate")
+        };
+        return Decision {
+            reasons: gates,
+            ..decision
+        }
+        .again(again, "ask for pledges again");
     }
     if !well.is_empty() && view.now.since(round.started) < WAIT_FOR_ANSWERS {
         // They may be ahead, and with them the next synchronous set is larger.
         let until = round.started.plus(WAIT_FOR_ANSWERS);
-        return Decision { reasons: gates, ..Decision::rest("wait-for-answers") }
-            .again(until, "go on without them");
+        return Decision {
+            reasons: gates,
+            ..Decision::rest("wait-for-answers")
+        }
+        .again(until, "go on without them");
     }
-    let decision =
-        Decision::act("grant-epoch", ClusterAction::Propose(Command::ChangeEpoch(Box::new(change))));
-    Decision { reasons: gates, ..decision }
+    let decision = Decision::act(
+        "grant-epoch",
+        ClusterAction::Propose(Command::ChangeEpoch(Box::new(change))),
+    );
+    Decision {
+        reasons: gates,
+        ..decision
+    }
 }
 
 fn epoch_is_young(view: &CoordinatorView<'_>) -> bool {
-    view.memory.epoch_since.is_none_or(|since| view.now.since(since) < view.state.settings.timing.promise())
+    view.memory
+        .epoch_since
+        .is_none_or(|since| view.now.since(since) < view.state.settings.timing.promise())
 }
 
 fn holder_is_well(view: &CoordinatorView<'_>, holder: NodeId) -> bool {
@@ -133,10 +166,16 @@ fn ask_if_silent(view: &CoordinatorView<'_>) -> Option<Decision<ClusterAction>> 
         .voters
         .all()
         .into_iter()
-        .filter(|node| view.fresh(*node).is_some_and(|report| report.voter.bound_for.is_zero()))
+        .filter(|node| {
+            view.fresh(*node)
+                .is_some_and(|report| report.voter.bound_for.is_zero())
+        })
         .collect();
-    let asked_lately =
-        view.memory.bound.values().any(|(at, _)| view.now.since(*at) < Duration::from_millis(100));
+    let asked_lately = view
+        .memory
+        .bound
+        .values()
+        .any(|(at, _)| view.now.since(*at) < Duration::from_millis(100));
     if asked_lately || !(own == Some(Duration::ZERO) || view.state.voters.majority(&free_by_report)) {
         return None;
     }
@@ -173,7 +212,10 @@ fn hold_back(view: &CoordinatorView<'_>, trouble: &Trouble) -> Option<Decision<C
     let until = since.plus(pause);
     let reason = Reason::shut(
         "no-flapping",
-        format!("the last change of primary was {} s ago", view.now.since(since).as_secs()),
+        format!(
+            "the last change of primary was {} s ago",
+            view.now.since(since).as_secs()
+        ),
         format!("{} s have passed, or pgctl failover --to NODE", pause.as_secs()),
     );
     Some(Decision::wait("no-flapping", reason).again(until, "the pause between failovers ends"))
@@ -186,7 +228,11 @@ pub(super) fn mend_stray_pledge(
     holder: NodeId,
 ) -> Option<Decision<ClusterAction>> {
     let epoch = view.state.epoch;
-    let stray = view.reports.reports.values().any(|(_, report)| report.pledge > epoch);
+    let stray = view
+        .reports
+        .reports
+        .values()
+        .any(|(_, report)| report.pledge > epoch);
     let well = holder_is_well(view, holder);
     let since = view.memory.stray_pledge_since?;
     if !stray || !well || view.now.since(since) < view.state.settings.timing.renew() {
@@ -197,15 +243,27 @@ pub(super) fn mend_stray_pledge(
         from: epoch,
         to: holder,
         cause: Cause::PledgeRepair,
-        why: format!("a voter had pledged to epoch {} while {} is well", epoch.next(), view.name(holder)),
+        why: format!(
+            "a voter had pledged to epoch {} while {} is well",
+            epoch.next(),
+            view.name(holder)
+        ),
         released: BTreeMap::new(),
         receipt: None,
-        sync: crate::cluster::SyncRule { epoch: epoch.next(), ..old.clone() },
+        sync: crate::cluster::SyncRule {
+            epoch: epoch.next(),
+            ..old.clone()
+        },
         may_lose_bytes: None,
         at: view.wall,
     };
     let gates = gate::check(&view.state, &change);
-    let decision =
-        Decision::act("mend-stray-pledge", ClusterAction::Propose(Command::ChangeEpoch(Box::new(change))));
-    Some(Decision { reasons: gates, ..decision })
+    let decision = Decision::act(
+        "mend-stray-pledge",
+        ClusterAction::Propose(Command::ChangeEpoch(Box::new(change))),
+    );
+    Some(Decision {
+        reasons: gates,
+        ..decision
+    })
 }

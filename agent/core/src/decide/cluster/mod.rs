@@ -67,10 +67,17 @@ pub enum ClusterAction {
     /// Has a command committed.
     Propose(Command),
     /// Asks every member how much longer it is bound; changes nothing there.
-    AskBound { next: Epoch, receipt: Option<FenceReceipt> },
+    AskBound {
+        next: Epoch,
+        receipt: Option<FenceReceipt>,
+    },
     /// Asks every member to pledge to `epoch`, and its standby to stop receiving. `wait_for`: a standby first waits a
     /// moment until it has the WAL up to there.
-    AskRelease { epoch: Epoch, receipt: Option<FenceReceipt>, wait_for: Option<Lsn> },
+    AskRelease {
+        epoch: Epoch,
+        receipt: Option<FenceReceipt>,
+        wait_for: Option<Lsn>,
+    },
 }
 
 /// A report older than this says nothing about the present.

@@ -30,17 +30,24 @@ pub(super) fn decide(view: &CoordinatorView<'_>, holder: NodeId) -> Option<Decis
     }
     let reasons = ready(view, holder, running.to);
     if reasons.iter().all(|reason| reason.open) {
-        let prepared =
-            view.fresh(holder).is_some_and(|report| report.prepared_for.as_ref() == Some(&running.request));
+        let prepared = view
+            .fresh(holder)
+            .is_some_and(|report| report.prepared_for.as_ref() == Some(&running.request));
         if prepared {
-            let command = Command::StopForSwitchover { request: running.request.clone(), at: view.wall };
+            let command = Command::StopForSwitchover {
+                request: running.request.clone(),
+                at: view.wall,
+            };
             let decision = Decision::act("switchover-stop", ClusterAction::Propose(command));
             return Some(Decision { reasons, ..decision });
         }
     }
     if late {
-        let shut: Vec<String> =
-            reasons.iter().filter(|reason| !reason.open).map(|r| r.found.clone()).collect();
+        let shut: Vec<String> = reasons
+            .iter()
+            .filter(|reason| !reason.open)
+            .map(|r| r.found.clone())
+            .collect();
         let what = if shut.is_empty() {
             "the checkpoint on the primary did not end".to_owned()
         } else {
@@ -48,28 +55,46 @@ pub(super) fn decide(view: &CoordinatorView<'_>, holder: NodeId) -> Option<Decis
         };
         return Some(end(
             view,
-            &format!("not ready within {} s: {what}; the old primary serves on", deadline.as_secs()),
+            &format!(
+                "not ready within {} s: {what}; the old primary serves on",
+                deadline.as_secs()
+            ),
         ));
     }
-    let decision = Decision { reasons, ..Decision::rest("switchover-preparing") };
+    let decision = Decision {
+        reasons,
+        ..Decision::rest("switchover-preparing")
+    };
     Some(decision.again(since.plus(deadline), "give the switchover up"))
 }
 
 fn end(view: &CoordinatorView<'_>, why: &str) -> Decision<ClusterAction> {
-    let request = view.state.switchover.as_ref().map(|running| running.request.clone()).unwrap_or_default();
+    let request = view
+        .state
+        .switchover
+        .as_ref()
+        .map(|running| running.request.clone())
+        .unwrap_or_default();
     Decision::act(
         "switchover-aborted",
-        ClusterAction::Propose(Command::EndSwitchover { request, why: why.to_owned(), at: view.wall }),
+        ClusterAction::Propose(Command::EndSwitchover {
+            request,
+            why: why.to_owned(),
+            at: view.wall,
+        }),
     )
 }
 
 /// What must be true before the old primary is stopped.
 fn ready(view: &CoordinatorView<'_>, holder: NodeId, to: NodeId) -> Vec<Reason> {
     let target = view.name(to);
-    let primary = view.fresh(holder).and_then(|report| report.pg.as_ref()).and_then(|pg| match &pg.server {
-        Server::Primary(primary) => Some(primary),
-        _ => None,
-    });
+    let primary = view
+        .fresh(holder)
+        .and_then(|report| report.pg.as_ref())
+        .and_then(|pg| match &pg.server {
+            Server::Primary(primary) => Some(primary),
+            _ => None,
+        });
     let Some(primary) = primary else {
         return vec![Reason::shut(
             "primary-serves",
@@ -78,8 +103,10 @@ fn ready(view: &CoordinatorView<'_>, holder: NodeId, to: NodeId) -> Vec<Reason> 
         )];
     };
     let name = view.state.application_name(to, view.state.epoch);
-    let connection =
-        primary.standbys.iter().find(|standby| standby.application_name == name && standby.streaming);
+    let connection = primary
+        .standbys
+        .iter()
+        .find(|standby| standby.application_name == name && standby.streaming);
     let behind = connection.map(|standby| primary.position.lsn.bytes_since(standby.flush));
     let streams = match behind {
         None => Reason::shut(
@@ -96,7 +123,10 @@ fn ready(view: &CoordinatorView<'_>, holder: NodeId, to: NodeId) -> Vec<Reason> 
     };
     let in_sync = view.state.settings.sync_mode == SyncMode::Async
         || (!view.state.sync_unsettled()
-            && view.state.sync_rule().is_some_and(|rule| rule.members.contains(&to)));
+            && view
+                .state
+                .sync_rule()
+                .is_some_and(|rule| rule.members.contains(&to)));
     let member = if in_sync {
         Reason::open("target-in-sync", format!("{target} is in the synchronous set"))
     } else {

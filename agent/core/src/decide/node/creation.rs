@@ -38,14 +38,21 @@ fn create(view: &NodeView<'_>) -> Decision<NodeAction> {
         Server::Standby(_) => match (view.state.system_id, view.pg.system_id()) {
             (None, Some(system_id)) => Decision::act(
                 "tell-the-system-id",
-                NodeAction::Propose(Command::AdoptSystem { node: view.me, system_id, at: WallTime(0) }),
+                NodeAction::Propose(Command::AdoptSystem {
+                    node: view.me,
+                    system_id,
+                    at: WallTime(0),
+                }),
             ),
             _ => Decision::rest("wait-for-the-first-epoch"),
         },
         // Data that was brought along and runs as a primary outside any epoch: it becomes a standby first, like all.
-        Server::Primary(_) => {
-            Decision::act("end-the-ungoverned-server", NodeAction::Shutdown { epoch: view.state.epoch })
-        }
+        Server::Primary(_) => Decision::act(
+            "end-the-ungoverned-server",
+            NodeAction::Shutdown {
+                epoch: view.state.epoch,
+            },
+        ),
         Server::Starting | Server::Unresponsive { .. } => Decision::rest("server-starting"),
         Server::Unusable { .. } | Server::Busy { .. } => Decision::rest("server-not-free"),
     }

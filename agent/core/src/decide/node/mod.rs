@@ -180,7 +180,10 @@ pub fn decide(view: &NodeView<'_>) -> Decision<NodeAction> {
             "paused",
             Reason::shut(
                 "automation-is-on",
-                format!("the server does not run, and automation is paused: {}", pause.reason),
+                format!(
+                    "the server does not run, and automation is paused: {}",
+                    pause.reason
+                ),
                 "pgctl resume, or start the server by hand",
             ),
         );
@@ -245,6 +248,8 @@ impl NodeView<'_> {
     #[must_use]
     pub fn wanted_slots(&self) -> BTreeMap<String, Option<Lsn>> {
         let others = self.state.data_members().filter(|(id, _)| *id != self.me);
-        others.map(|(id, _)| (self.state.slot_name(id), self.positions.get(&id).copied())).collect()
+        others
+            .map(|(id, _)| (self.state.slot_name(id), self.positions.get(&id).copied()))
+            .collect()
     }
 }

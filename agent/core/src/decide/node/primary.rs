@@ -12,14 +12,25 @@ pub(super) fn decide(view: &NodeView<'_>) -> Decision<NodeAction> {
     match &view.pg.server {
         Server::NoData if !fenced => Decision::act(
             "holder-lost-its-data",
-            NodeAction::Fence { epoch, why: "the data directory is empty".to_owned() },
+            NodeAction::Fence {
+                epoch,
+                why: "the data directory is empty".to_owned(),
+            },
         ),
-        Server::Down if !fenced && was_writable(view) => {
-            Decision::act("server-died", NodeAction::Fence { epoch, why: "the server died".to_owned() })
-        }
+        Server::Down if !fenced && was_writable(view) => Decision::act(
+            "server-died",
+            NodeAction::Fence {
+                epoch,
+                why: "the server died".to_owned(),
+            },
+        ),
         Server::Down if view.memory.broken => Decision::wait(
             "data-broken",
-            Reason::shut("data-is-whole", "a rewind was interrupted", "another node becomes the primary"),
+            Reason::shut(
+                "data-is-whole",
+                "a rewind was interrupted",
+                "another node becomes the primary",
+            ),
         ),
         Server::Down => match view.may_retry() {
             // Without an upstream it replays all that it has and tells how far that is.
@@ -30,7 +41,10 @@ pub(super) fn decide(view: &NodeView<'_>) -> Decision<NodeAction> {
         Server::Standby(standby) => promote(view, standby),
         Server::Primary(_) if fenced => Decision::act(
             "writable-after-its-fence",
-            NodeAction::Fence { epoch, why: "the epoch is over".to_owned() },
+            NodeAction::Fence {
+                epoch,
+                why: "the epoch is over".to_owned(),
+            },
         ),
         Server::Primary(primary) => keep(view, primary),
         Server::NoData => wait_for_new_epoch(view),
@@ -47,7 +61,10 @@ pub(super) fn decide(view: &NodeView<'_>) -> Decision<NodeAction> {
 fn was_writable(view: &NodeView<'_>) -> bool {
     view.state.promotion.is_some()
         || view.memory.gate == Some(view.state.epoch)
-        || view.pg.control.is_some_and(|control| control.timeline >= view.state.timeline)
+        || view
+            .pg
+            .control
+            .is_some_and(|control| control.timeline >= view.state.timeline)
 }
 
 fn wait_for_new_epoch(view: &NodeView<'_>) -> Decision<NodeAction> {
@@ -68,7 +85,10 @@ fn promote(view: &NodeView<'_>, standby: &StandbyView) -> Decision<NodeAction> {
         // nodes, so it needs an epoch, and a timeline, of its own.
         return Decision::act(
             "promoted-once-already",
-            NodeAction::Fence { epoch, why: "the server restarted after its promotion".to_owned() },
+            NodeAction::Fence {
+                epoch,
+                why: "the server restarted after its promotion".to_owned(),
+            },
         );
     }
     if !(view.lease.valid && view.lease.epoch == epoch) {
@@ -81,7 +101,11 @@ fn promote(view: &NodeView<'_>, standby: &StandbyView) -> Decision<NodeAction> {
             ),
         );
     }
-    if view.state.granted_at.is_some_and(|granted| standby.position < granted) {
+    if view
+        .state
+        .granted_at
+        .is_some_and(|granted| standby.position < granted)
+    {
         return Decision::act(
             "behind-its-grant",
             NodeAction::Fence {
@@ -94,12 +118,23 @@ fn promote(view: &NodeView<'_>, standby: &StandbyView) -> Decision<NodeAction> {
     if view.conf.as_ref() != Some(&conf) {
         return Decision::act("prepare-promotion", NodeAction::Configure { conf, lineage: None });
     }
-    Decision::act("promote", NodeAction::Promote { grant: Grant { epoch, timeline: view.state.timeline } })
+    Decision::act(
+        "promote",
+        NodeAction::Promote {
+            grant: Grant {
+                epoch,
+                timeline: view.state.timeline,
+            },
+        },
+    )
 }
 
 /// The include file of the writable server: the newest synchronous rule of the replicated state.
 fn writable_conf(view: &NodeView<'_>) -> Conf {
-    let names = view.state.sync_rule().map(|rule| view.state.synchronous_standby_names(rule));
+    let names = view
+        .state
+        .sync_rule()
+        .map(|rule| view.state.synchronous_standby_names(rule));
     let base = view.alone();
     Conf {
         synchronous_standby_names: names.unwrap_or(base.synchronous_standby_names),
@@ -117,19 +152,34 @@ fn keep(view: &NodeView<'_>, primary: &PrimaryView) -> Decision<NodeAction> {
     if primary.position.timeline < view.state.timeline {
         return Decision::act(
             "not-promoted-under-this-epoch",
-            NodeAction::Fence { epoch, why: "the server writes on a timeline of an older epoch".to_owned() },
+            NodeAction::Fence {
+                epoch,
+                why: "the server writes on a timeline of an older epoch".to_owned(),
+            },
         );
     }
-    if let Some(switchover) = view.state.switchover.as_ref().filter(|s| s.from == view.me && s.epoch == epoch)
+    if let Some(switchover) = view
+        .state
+        .switchover
+        .as_ref()
+        .filter(|s| s.from == view.me && s.epoch == epoch)
         && switchover.phase == SwitchoverPhase::Stopping
     {
         return Decision::act("stop-for-switchover", NodeAction::Shutdown { epoch });
     }
-    if let Some(order) = view.state.failover_order.as_ref().filter(|o| o.epoch == epoch && o.to != view.me) {
+    if let Some(order) = view
+        .state
+        .failover_order
+        .as_ref()
+        .filter(|o| o.epoch == epoch && o.to != view.me)
+    {
         let to = view.state.name_of(order.to);
         return Decision::act(
             "ordered-to-yield",
-            NodeAction::Fence { epoch, why: format!("failover to {to} was ordered") },
+            NodeAction::Fence {
+                epoch,
+                why: format!("failover to {to} was ordered"),
+            },
         );
     }
     let conf = writable_conf(view);
@@ -144,12 +194,18 @@ fn keep(view: &NodeView<'_>, primary: &PrimaryView) -> Decision<NodeAction> {
         decision.wake_at = walk.wake_at;
         return decision;
     }
-    if let Some(switchover) = view.state.switchover.as_ref().filter(|s| s.from == view.me && s.epoch == epoch)
+    if let Some(switchover) = view
+        .state
+        .switchover
+        .as_ref()
+        .filter(|s| s.from == view.me && s.epoch == epoch)
         && view.memory.checkpoint_for.as_ref() != Some(&switchover.request)
     {
         return Decision::act(
             "checkpoint-for-switchover",
-            NodeAction::Checkpoint { request: switchover.request.clone() },
+            NodeAction::Checkpoint {
+                request: switchover.request.clone(),
+            },
         );
     }
     walk
@@ -176,7 +232,10 @@ fn adopt(view: &NodeView<'_>) -> Decision<NodeAction> {
                 "a majority answers",
             ),
         )
-        .again(since.plus(patience + Duration::from_millis(1)), "give the adoption up"),
+        .again(
+            since.plus(patience + Duration::from_millis(1)),
+            "give the adoption up",
+        ),
         None => Decision::rest("adopting").again(view.now, "begin the adoption"),
     }
 }

@@ -31,9 +31,10 @@ pub(super) fn decide(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction
         Server::Standby(_) if pledged => stay_cut(view),
         Server::Standby(standby) => follow(view, holder, standby),
         Server::Starting => Decision::rest("server-starting"),
-        Server::Unresponsive { why } => {
-            Decision::wait("server-unresponsive", Reason::shut("server-answers", why.clone(), "it answers"))
-        }
+        Server::Unresponsive { why } => Decision::wait(
+            "server-unresponsive",
+            Reason::shut("server-answers", why.clone(), "it answers"),
+        ),
         Server::Unusable { .. } | Server::Busy { .. } => Decision::rest("server-not-free"),
     }
 }
@@ -41,7 +42,10 @@ pub(super) fn decide(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction
 fn stay_cut(view: &NodeView<'_>) -> Decision<NodeAction> {
     let conf = view.alone();
     if view.conf.as_ref() != Some(&conf) {
-        return Decision::act("cut-off-as-pledged", NodeAction::Configure { conf, lineage: None });
+        return Decision::act(
+            "cut-off-as-pledged",
+            NodeAction::Configure { conf, lineage: None },
+        );
     }
     Decision::wait(
         "pledged",
@@ -91,11 +95,18 @@ fn line(view: &NodeView<'_>, position: Position) -> Line {
     if view.memory.lineage == Some(epoch) || position.timeline == view.state.timeline {
         return Line::Same;
     }
-    if view.state.granted_at.is_some_and(|at| at.timeline == position.timeline && position.lsn <= at.lsn) {
+    if view
+        .state
+        .granted_at
+        .is_some_and(|at| at.timeline == position.timeline && position.lsn <= at.lsn)
+    {
         return Line::Same;
     }
-    let history =
-        view.holder.as_ref().and_then(|report| report.pg.as_ref()).and_then(|pg| match &pg.server {
+    let history = view
+        .holder
+        .as_ref()
+        .and_then(|report| report.pg.as_ref())
+        .and_then(|pg| match &pg.server {
             Server::Primary(primary) if primary.position.timeline >= view.state.timeline => {
                 Some(&primary.history)
             }
@@ -116,13 +127,19 @@ fn follow(view: &NodeView<'_>, holder: NodeId, standby: &StandbyView) -> Decisio
             let conf = view.alone();
             if view.conf.as_ref().is_some_and(|now| now.upstream.is_some()) {
                 // The upstream of an older epoch must not feed it any more.
-                return Decision::act("leave-the-old-primary", NodeAction::Configure { conf, lineage: None });
+                return Decision::act(
+                    "leave-the-old-primary",
+                    NodeAction::Configure { conf, lineage: None },
+                );
             }
             Decision::wait(
                 "compare-with-the-primary",
                 Reason::shut(
                     "history-known",
-                    format!("{} has not told its timeline history yet", view.state.name_of(holder)),
+                    format!(
+                        "{} has not told its timeline history yet",
+                        view.state.name_of(holder)
+                    ),
                     "it is promoted and reports",
                 ),
             )
@@ -136,28 +153,45 @@ fn follow(view: &NodeView<'_>, holder: NodeId, standby: &StandbyView) -> Decisio
                     "its agent announces postgres.advertise",
                 ),
             ),
-            Some(conf) if view.conf.as_ref() != Some(&conf) => {
-                Decision::act("follow", NodeAction::Configure { conf, lineage: Some(epoch) })
-            }
+            Some(conf) if view.conf.as_ref() != Some(&conf) => Decision::act(
+                "follow",
+                NodeAction::Configure {
+                    conf,
+                    lineage: Some(epoch),
+                },
+            ),
             Some(_) => stream(view, holder, standby),
         },
     }
 }
 
 fn stream(view: &NodeView<'_>, holder: NodeId, standby: &StandbyView) -> Decision<NodeAction> {
-    if standby.receiver.as_ref().is_some_and(|receiver| receiver.streaming) {
+    if standby
+        .receiver
+        .as_ref()
+        .is_some_and(|receiver| receiver.streaming)
+    {
         return Decision::rest("streaming");
     }
-    let waited = view.memory.not_streaming_since.map_or(Duration::ZERO, |since| view.now.since(since));
+    let waited = view
+        .memory
+        .not_streaming_since
+        .map_or(Duration::ZERO, |since| view.now.since(since));
     let reason = Reason::shut(
         "standby-streams",
-        format!("not streaming from {} for {} s", view.state.name_of(holder), waited.as_secs()),
+        format!(
+            "not streaming from {} for {} s",
+            view.state.name_of(holder),
+            waited.as_secs()
+        ),
         format!("it connects; after {} s a new copy is made", COPY_AFTER.as_secs()),
     );
     if waited > COPY_AFTER && holder_serves(view) {
         return Decision::act(
             "copy-instead-of-streaming",
-            NodeAction::StopDiverged { epoch: view.state.epoch },
+            NodeAction::StopDiverged {
+                epoch: view.state.epoch,
+            },
         )
         .because(reason);
     }
@@ -170,21 +204,36 @@ fn rewind(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction> {
     };
     // Until its first checkpoint the new primary's control file names the old timeline, and pg_rewind would find
     // nothing to do.
-    let checkpointed = view.holder.as_ref().and_then(|report| report.pg.as_ref()).is_some_and(|pg| {
-        matches!(pg.server, Server::Primary(_))
-            && pg.control.is_some_and(|control| control.timeline >= view.state.timeline)
-    });
+    let checkpointed = view
+        .holder
+        .as_ref()
+        .and_then(|report| report.pg.as_ref())
+        .is_some_and(|pg| {
+            matches!(pg.server, Server::Primary(_))
+                && pg
+                    .control
+                    .is_some_and(|control| control.timeline >= view.state.timeline)
+        });
     if !checkpointed {
         return Decision::wait(
             "wait-to-rewind",
             Reason::shut(
                 "primary-checkpointed",
-                format!("{} has not made a checkpoint on its new timeline yet", view.state.name_of(holder)),
+                format!(
+                    "{} has not made a checkpoint on its new timeline yet",
+                    view.state.name_of(holder)
+                ),
                 "it does so by itself, right after its promotion",
             ),
         );
     }
-    Decision::act("rewind", NodeAction::Rewind { from, epoch: view.state.epoch })
+    Decision::act(
+        "rewind",
+        NodeAction::Rewind {
+            from,
+            epoch: view.state.epoch,
+        },
+    )
 }
 
 fn copy_anew(view: &NodeView<'_>, holder: NodeId, why: &str) -> Decision<NodeAction> {
@@ -199,9 +248,13 @@ fn copy(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction> {
         return Decision::rest("copy-failed").again(at, "try the base backup again");
     }
     match view.upstream(holder) {
-        Some(from) if holder_serves(view) => {
-            Decision::act("copy-from-primary", NodeAction::Copy { from, epoch: view.state.epoch })
-        }
+        Some(from) if holder_serves(view) => Decision::act(
+            "copy-from-primary",
+            NodeAction::Copy {
+                from,
+                epoch: view.state.epoch,
+            },
+        ),
         _ => wait_for_source(view, holder),
     }
 }
@@ -220,7 +273,10 @@ fn wait_for_source(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction> 
         "wait-for-a-source",
         Reason::shut(
             "primary-serves",
-            format!("{} does not serve yet, so there is nothing to copy from", view.state.name_of(holder)),
+            format!(
+                "{} does not serve yet, so there is nothing to copy from",
+                view.state.name_of(holder)
+            ),
             "a primary serves: see pgctl explain",
         ),
     )

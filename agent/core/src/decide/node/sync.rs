@@ -25,12 +25,19 @@ pub(super) fn decide(view: &NodeView<'_>, primary: &PrimaryView) -> Decision<Nod
     };
     let connected = connections(view, primary);
     let (wanted, wake_at) = wanted(view, primary, &connected, current);
-    let cannot_complete =
-        connected.keys().filter(|node| current.members.contains(node)).count() < current.k as usize;
+    let cannot_complete = connected
+        .keys()
+        .filter(|node| current.members.contains(node))
+        .count()
+        < current.k as usize;
     if wanted != *current && (!view.state.sync_unsettled() || cannot_complete) {
         let decision = Decision::act(
             "change-the-synchronous-set",
-            NodeAction::Propose(Command::SyncBegin { rule: wanted, after: current.clone(), at: WallTime(0) }),
+            NodeAction::Propose(Command::SyncBegin {
+                rule: wanted,
+                after: current.clone(),
+                at: WallTime(0),
+            }),
         );
         return with_wake(decision, wake_at);
     }
@@ -40,22 +47,38 @@ pub(super) fn decide(view: &NodeView<'_>, primary: &PrimaryView) -> Decision<Nod
     let Some((marked, mark)) = view.memory.sync_mark.as_ref().filter(|(rule, _)| rule == current) else {
         // From "nobody waits" the checkpointer, too, must have seen the change before commits wait.
         let from_zero = view.state.sync.iter().any(|rule| rule.k == 0);
-        return Decision::act("mark-the-wal", NodeAction::MarkSync { rule: current.clone(), from_zero });
+        return Decision::act(
+            "mark-the-wal",
+            NodeAction::MarkSync {
+                rule: current.clone(),
+                from_zero,
+            },
+        );
     };
-    let confirmed: BTreeSet<NodeId> =
-        connected.iter().filter(|(_, standby)| standby.flush >= *mark).map(|(node, _)| *node).collect();
+    let confirmed: BTreeSet<NodeId> = connected
+        .iter()
+        .filter(|(_, standby)| standby.flush >= *mark)
+        .map(|(node, _)| *node)
+        .collect();
     let everyone = connected.keys().all(|node| confirmed.contains(node));
     if everyone && marked.members.intersection(&confirmed).count() >= marked.k as usize {
         return Decision::act(
             "synchronous-set-changed",
-            NodeAction::Propose(Command::SyncDone { rule: marked.clone(), at: WallTime(0) }),
+            NodeAction::Propose(Command::SyncDone {
+                rule: marked.clone(),
+                at: WallTime(0),
+            }),
         );
     }
     let decision = Decision::wait(
         "wait-for-the-mark",
         Reason::shut(
             "synchronous-set-settled",
-            format!("{} of {} connected standbys have confirmed {mark}", confirmed.len(), connected.len()),
+            format!(
+                "{} of {} connected standbys have confirmed {mark}",
+                confirmed.len(),
+                connected.len()
+            ),
             "they receive it, or are taken out of the set",
         ),
     );
@@ -76,7 +99,11 @@ fn connections<'a>(view: &NodeView<'_>, primary: &'a PrimaryView) -> BTreeMap<No
     data_members
         .filter_map(|(id, _)| {
             let name = name(id);
-            primary.standbys.iter().find(|s| s.streaming && s.application_name == name).map(|s| (id, s))
+            primary
+                .standbys
+                .iter()
+                .find(|s| s.streaming && s.application_name == name)
+                .map(|s| (id, s))
         })
         .collect()
 }
@@ -89,7 +116,12 @@ fn wanted(
     current: &SyncRule,
 ) -> (SyncRule, Option<MonoTime>) {
     let settings = &view.state.settings;
-    let base = SyncRule { epoch: view.state.epoch, primary: view.me, k: 0, members: BTreeSet::new() };
+    let base = SyncRule {
+        epoch: view.state.epoch,
+        primary: view.me,
+        k: 0,
+        members: BTreeSet::new(),
+    };
     if settings.sync_mode == SyncMode::Async {
         return (base, None);
     }
