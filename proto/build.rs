@@ -6,6 +6,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(files, ["proto"])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        // `pgctl -o json` prints these messages as they are, in an order that never changes.
+        .type_attribute("pgctl.control.v1", "#[derive(serde::Serialize)]")
+        .btree_map("pgctl.control.v1")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -11,17 +11,23 @@
 mod apply;
 mod command;
 pub mod gate;
+mod risk;
 mod settings;
+mod settings_keys;
 mod state;
 mod sync_rule;
+mod target;
 mod voters;
 
 pub use apply::{Applied, Rejected};
 pub use command::{Cause, Command, EpochChange, Release};
+pub use risk::{FailoverRisk, failover_risk};
 pub use settings::{Settings, SettingsError, SyncMode};
+pub use settings_keys::{AssignError, SETTING_KEYS, SettingKey, sync_mode_name};
 pub use state::{
     ClusterState, EpochRecord, Event, FailoverOrder, Member, MemberKind, Pause, Promotion, Secrets,
     Switchover, SwitchoverOutcome, SwitchoverPhase,
 };
 pub use sync_rule::SyncRule;
+pub use target::{TARGET_MAX_AGE, Unfit, choose_target, fit_for_switchover};
 pub use voters::LeaseVoters;

@@ -1,0 +1,258 @@
+//! The settings by name: one table, from which the configuration file's `[bootstrap]`, `pgctl config` and the
+//! reference page are made.
+
+use super::{Settings, SettingsError, SyncMode};
+use crate::timing::TimingProfile;
+
+/// One setting of the cluster.
+pub struct SettingKey {
+    /// Its name, with a dot before a part of `timing`.
+    pub name: &'static str,
+    /// What may be given, with the unit.
+    pub allowed: &'static str,
+    /// What it does.
+    pub doc: &'static str,
+    get: fn(&Settings) -> String,
+    set: fn(&mut Settings, &str) -> bool,
+}
+
+/// A name and a value that do not make a setting.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AssignError {
+    /// There is no setting of that name.
+    #[error("there is no setting {key}")]
+    UnknownKey { key: String },
+    /// The value is not of the right form.
+    #[error("{key} = \"{value}\" is not understood: it must be {allowed}")]
+    BadValue {
+        key: String,
+        value: String,
+        allowed: &'static str,
+    },
+    /// The value is of the right form and out of its range.
+    #[error(transparent)]
+    Refused(#[from] SettingsError),
+}
+
+macro_rules! number {
+    ($name:literal, $allowed:literal, $doc:literal, $($field:ident).+) => {
+        SettingKey {
+            name: $name,
+            allowed: $allowed,
+            doc: $doc,
+            get: |settings| settings.$($field).+.to_string(),
+            set: |settings, text| text.trim().parse().map(|number| settings.$($field).+ = number).is_ok(),
+        }
+    };
+}
+
+/// Every setting but the version, in the order in which they are shown.
+pub const SETTING_KEYS: &[SettingKey] = &[
+    SettingKey {
+        name: "timing",
+        allowed: "lan-fast, default or wan",
+        doc: "The terms of the lease, by the name of a profile. The five `timing.` settings give them one by one.",
+        get: |settings| {
+            let profile = TimingProfile::ALL
+                .into_iter()
+                .find(|profile| profile.timing() == settings.timing);
+            profile.map_or("custom", TimingProfile::name).to_owned()
+        },
+        set: |settings, text| {
+            let profile = TimingProfile::ALL
+                .into_iter()
+                .find(|profile| profile.name() == text.trim());
+            profile
+                .map(|profile| settings.timing = profile.timing())
+                .is_some()
+        },
+    },
+    number!(
+        "timing.renew_ms",
+        "milliseconds, at most a quarter of lease_ms",
+        "How often the holder renews the lease.",
+        timing.renew_ms
+    ),
+    number!(
+        "timing.lease_ms",
+        "milliseconds",
+        "How long the holder may write after it sent a renewal that a majority acknowledged.",
+        timing.lease_ms
+    ),
+    number!(
+        "timing.fence_ms",
+        "milliseconds",
+        "The longest time from the end of the lease to the last reply that can leave the node.",
+        timing.fence_ms
+    ),
+    number!(
+        "timing.promise_ms",
+        "milliseconds, 100 to 600000, above lease_ms + fence_ms",
+        "How long a voter is bound after it acknowledged a renewal.",
+        timing.promise_ms
+    ),
+    number!(
+        "timing.clock_error_ppm",
+        "parts per million, below 1000000",
+        "The largest rate error of a host's clock.",
+        timing.clock_error_ppm
+    ),
+    SettingKey {
+        name: "sync_mode",
+        allowed: "quorum, strict or async",
+        doc: "What a commit waits for. `quorum`: for `sync_standbys` standbys; with too few left that is recorded, writes \
+              go on, and nothing fails over by itself until a standby is back in sync. `strict`: with too few left, writes \
+              wait. `async`: for nobody; a failover may lose up to `max_lag_bytes`.",
+        get: |settings| sync_mode_name(settings.sync_mode).to_owned(),
+        set: |settings, text| {
+            let mode = [SyncMode::Quorum, SyncMode::Strict, SyncMode::Async]
+                .into_iter()
+                .find(|mode| sync_mode_name(*mode) == text.trim());
+            mode.map(|mode| settings.sync_mode = mode).is_some()
+        },
+    },
+    number!(
+        "sync_standbys",
+        "a number, 1 to 16",
+        "How many standbys must have a commit on disk before it is acknowledged.",
+        sync_standbys
+    ),
+    number!(
+        "max_lag_bytes",
+        "bytes",
+        "In `async` mode, the most WAL that an automatic failover may lose.",
+        max_lag_bytes
+    ),
+    number!(
+        "sync_remove_after_ms",
+        "milliseconds, 100 to 600000",
+        "How long a standby of the synchronous set may be gone before it is taken out of it.",
+        sync_remove_after_ms
+    ),
+    number!(
+        "sync_degrade_after_ms",
+        "milliseconds, 100 to 600000",
+        "In `quorum` mode, how long commits may wait for want of a standby before that is recorded and writes go on.",
+        sync_degrade_after_ms
+    ),
+    number!(
+        "slot_budget_bytes",
+        "bytes, 64 MiB to 1 PiB",
+        "The most WAL that a replication slot may keep.",
+        slot_budget_bytes
+    ),
+    number!(
+        "failover_pause_ms",
+        "milliseconds, 0 to 3600000",
+        "The shortest time between two automatic failovers, unless a fence receipt proves the second safe.",
+        failover_pause_ms
+    ),
+    number!(
+        "switchover_deadline_ms",
+        "milliseconds, 1000 to 3600000",
+        "How long a switchover may prepare, and how long it may take to stop the old primary.",
+        switchover_deadline_ms
+    ),
+];
+
+/// The name of a mode in settings and on the command line.
+#[must_use]
+pub fn sync_mode_name(mode: SyncMode) -> &'static str {
+    match mode {
+        SyncMode::Quorum => "quorum",
+        SyncMode::Strict => "strict",
+        SyncMode::Async => "async",
+    }
+}
+
+impl SettingKey {
+    /// The value in `settings`, as [`Settings::assign`] would take it.
+    #[must_use]
+    pub fn value(&self, settings: &Settings) -> String {
+        (self.get)(settings)
+    }
+}
+
+impl Settings {
+    /// Gives the setting `key` the value `text`. The whole is not validated: several may have to change together.
+    ///
+    /// # Errors
+    /// No such setting, or a value that is not of its form.
+    pub fn assign(&mut self, key: &str, text: &str) -> Result<(), AssignError> {
+        let Some(setting) = SETTING_KEYS.iter().find(|setting| setting.name == key) else {
+            return Err(AssignError::UnknownKey { key: key.to_owned() });
+        };
+        if (setting.set)(self, text) {
+            Ok(())
+        } else {
+            Err(AssignError::BadValue {
+                key: key.to_owned(),
+                value: text.to_owned(),
+                allowed: setting.allowed,
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_takes_back_the_value_that_it_shows() {
+        for setting in SETTING_KEYS {
+            let mut settings = Settings::default();
+            let value = setting.value(&settings);
+            assert_eq!(settings.assign(setting.name, &value), Ok(()), "{}", setting.name);
+            assert_eq!(
+                settings,
+                Settings::default(),
+                "{} = {value} changed something",
+                setting.name
+            );
+        }
+    }
+
+    #[test]
+    fn every_field_has_a_key() {
+        let json = serde_json::to_value(Settings::default()).expect("plain data");
+        let fields = json.as_object().expect("a struct");
+        for field in fields.keys().filter(|field| *field != "version") {
+            assert!(
+                SETTING_KEYS.iter().any(|key| key.name == field),
+                "{field} is not in the table"
+            );
+        }
+        for field in fields["timing"].as_object().expect("a struct").keys() {
+            let name = format!("timing.{field}");
+            assert!(
+                SETTING_KEYS.iter().any(|key| key.name == name),
+                "{name} is not in the table"
+            );
+        }
+    }
+
+    #[test]
+    fn a_profile_sets_all_five_terms_and_is_shown_by_name() {
+        let mut settings = Settings::default();
+        settings.assign("timing", "lan-fast").expect("a profile");
+        assert_eq!(settings.timing, TimingProfile::LanFast.timing());
+        settings.assign("timing.promise_ms", "1100").expect("a number");
+        assert_eq!(SETTING_KEYS[0].value(&settings), "custom");
+    }
+
+    #[test]
+    fn wrong_values_and_unknown_keys_leave_the_settings_alone() {
+        let mut settings = Settings::default();
+        for (key, value) in [
+            ("sync_mode", "sometimes"),
+            ("sync_standbys", "-1"),
+            ("timing", "fast"),
+            ("max_lag_bytes", "1MB"),
+            ("x", "1"),
+        ] {
+            assert!(settings.assign(key, value).is_err(), "{key} = {value} was taken");
+        }
+        assert_eq!(settings, Settings::default());
+    }
+}

@@ -1,0 +1,319 @@
+//! `/metrics`, in Prometheus' text format. Names end in their unit; every series carries the labels `scope` and `name`.
+
+use super::checks::Facts;
+use super::{HealthSnapshot, Instants};
+use crate::cluster::Cause;
+use crate::view::Server;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// All series of this node.
+pub(super) fn text(snapshot: &HealthSnapshot, now: Instants) -> String {
+    let facts = Facts { snapshot, now };
+    let mut page = Page::new(&snapshot.state.name, &snapshot.name);
+    agent(&mut page, &facts);
+    lease(&mut page, &facts);
+    server(&mut page, &facts);
+    cluster(&mut page, &facts);
+    page.text
+}
+
+fn agent(page: &mut Page, facts: &Facts<'_>) {
+    let snapshot = facts.snapshot;
+    page.labelled(
+        "pgctl_agent_info",
+        "The agent's version.",
+        [(vec![("version", snapshot.agent_version.clone())], 1.0)],
+    );
+    page.gauge(
+        "pgctl_loop_age_seconds",
+        "Time since the agent's loop last came round.",
+        seconds(facts.loop_age()),
+    );
+    if let Some(age) = facts.probe_age() {
+        page.gauge(
+            "pgctl_probe_age_seconds",
+            "Time since the last look at the server.",
+            seconds(age),
+        );
+    }
+    if let Some(fsync) = snapshot.log_fsync {
+        page.gauge(
+            "pgctl_raft_log_fsync_seconds",
+            "How long the last write of the Raft log took.",
+            seconds(fsync),
+        );
+    }
+    let leads = snapshot.raft_leader == Some(snapshot.node);
+    page.gauge("pgctl_raft_leader", "1 on the Raft leader.", truth(leads));
+}
+
+fn lease(page: &mut Page, facts: &Facts<'_>) {
+    let snapshot = facts.snapshot;
+    let left = facts.lease_left();
+    page.gauge(
+        "pgctl_epoch",
+        "The newest epoch that this node knows.",
+        count(snapshot.state.epoch.0),
+    );
+    page.gauge(
+        "pgctl_lease_held",
+        "1 where this node holds the lease.",
+        truth(left.is_some_and(|left| !left.is_zero())),
+    );
+    page.gauge(
+        "pgctl_lease_left_seconds",
+        "Time left of the lease; 0 without one.",
+        seconds(left.unwrap_or_default()),
+    );
+    page.gauge(
+        "pgctl_client_gate_open",
+        "1 where clients may write.",
+        truth(snapshot.gate_open),
+    );
+    page.gauge(
+        "pgctl_fencing",
+        "1 while the node ends its server.",
+        truth(snapshot.fencing),
+    );
+}
+
+fn server(page: &mut Page, facts: &Facts<'_>) {
+    let shown = facts.fresh_server().ok();
+    let running = matches!(shown, Some(Server::Primary(_) | Server::Standby(_)));
+    page.gauge(
+        "pgctl_postgres_running",
+        "1 if the server answers.",
+        truth(running),
+    );
+    let primary = matches!(shown, Some(Server::Primary(_)));
+    page.gauge(
+        "pgctl_postgres_primary",
+        "1 if the server is out of recovery.",
+        truth(primary),
+    );
+    if let Some(probe) = &facts.snapshot.probe {
+        page.gauge(
+            "pgctl_postgres_version_num",
+            "server_version_num.",
+            f64::from(probe.pg.version_num),
+        );
+        let waiting = u64::try_from(probe.pg.pending_restart.len()).unwrap_or(u64::MAX);
+        page.gauge(
+            "pgctl_postgres_pending_restart_settings",
+            "Settings that wait for a restart.",
+            count(waiting),
+        );
+    }
+    match shown {
+        Some(Server::Primary(view)) => {
+            page.gauge(
+                "pgctl_postgres_timeline",
+                "The current timeline.",
+                f64::from(view.position.timeline.0),
+            );
+            page.gauge(
+                "pgctl_postgres_wal_bytes",
+                "End of the durable WAL.",
+                count(view.position.lsn.0),
+            );
+            let name = |standby: &crate::view::StandbyConnection| {
+                vec![("standby", standby.application_name.clone())]
+            };
+            let end = view.position.lsn;
+            page.labelled(
+                "pgctl_replication_flush_lag_bytes",
+                "WAL that a connected standby does not have on disk.",
+                view.standbys
+                    .iter()
+                    .map(|standby| (name(standby), count(end.bytes_since(standby.flush)))),
+            );
+            page.labelled(
+                "pgctl_replication_replay_lag_bytes",
+                "WAL that a connected standby has not replayed.",
+                view.standbys
+                    .iter()
+                    .map(|standby| (name(standby), count(end.bytes_since(standby.replay)))),
+            );
+        }
+        Some(Server::Standby(view)) => {
+            page.gauge(
+                "pgctl_postgres_timeline",
+                "The current timeline.",
+                f64::from(view.position.timeline.0),
+            );
+            page.gauge(
+                "pgctl_postgres_wal_bytes",
+                "End of the durable WAL.",
+                count(view.position.lsn.0),
+            );
+            page.gauge(
+                "pgctl_postgres_replayed_wal_bytes",
+                "End of the replayed WAL.",
+                count(view.replay.0),
+            );
+            let streams = view.receiver.as_ref().is_some_and(|receiver| receiver.streaming);
+            page.gauge(
+                "pgctl_postgres_streaming",
+                "1 if the standby streams.",
+                truth(streams),
+            );
+            page.gauge(
+                "pgctl_postgres_replay_paused",
+                "1 if replay is paused.",
+                truth(view.replay_paused),
+            );
+            if let Some(end) = facts.primary_end(view) {
+                let lag = end.bytes_since(view.replay);
+                page.gauge(
+                    "pgctl_postgres_replay_lag_bytes",
+                    "WAL of the primary not replayed here.",
+                    count(lag),
+                );
+            }
+        }
+        Some(
+            Server::NoData
+            | Server::Unusable { .. }
+            | Server::Down
+            | Server::Busy { .. }
+            | Server::Starting
+            | Server::Unresponsive { .. },
+        )
+        | None => {}
+    }
+}
+
+fn cluster(page: &mut Page, facts: &Facts<'_>) {
+    let state = &facts.snapshot.state;
+    page.gauge(
+        "pgctl_paused",
+        "1 while automation is off.",
+        truth(state.pause.is_some()),
+    );
+    page.gauge(
+        "pgctl_maintenance",
+        "1 while this node is left out.",
+        truth(state.maintenance.contains(&facts.snapshot.node)),
+    );
+    page.gauge(
+        "pgctl_in_synchronous_set",
+        "1 if commits may wait for this node.",
+        truth(facts.in_synchronous_set()),
+    );
+    if let Some(rule) = state.sync_rule() {
+        page.gauge(
+            "pgctl_synchronous_standbys_required",
+            "How many standbys must have a commit.",
+            f64::from(rule.k),
+        );
+    }
+    let causes = [
+        (Cause::Creation, "creation"),
+        (Cause::Failover, "failover"),
+        (Cause::Switchover, "switchover"),
+        (Cause::ManualFailover, "manual-failover"),
+        (Cause::Renewal, "renewal"),
+        (Cause::PledgeRepair, "pledge-repair"),
+    ];
+    let granted = causes.map(|(cause, name)| {
+        let times = state
+            .history
+            .iter()
+            .filter(|record| record.cause == cause)
+            .count();
+        (
+            vec![("cause", name.to_owned())],
+            count(u64::try_from(times).unwrap_or(u64::MAX)),
+        )
+    });
+    page.labelled(
+        "pgctl_recent_epochs",
+        "Epochs among the last hundred, by cause.",
+        granted,
+    );
+    if let Some(last) = state.history.back() {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "milliseconds since 1970 fit into 53 bits"
+        )]
+        let at = last.granted_at.0 as f64 / 1000.0;
+        page.gauge(
+            "pgctl_last_epoch_timestamp_seconds",
+            "When the newest epoch was granted, Unix time.",
+            at,
+        );
+    }
+    page.labelled(
+        "pgctl_member_up",
+        "1 if a node's report arrived lately.",
+        state.members.iter().map(|(node, member)| {
+            let fresh = facts
+                .snapshot
+                .view
+                .fresh(*node, facts.now.mono, facts.max_age())
+                .is_some();
+            (vec![("member", member.name.clone())], truth(fresh))
+        }),
+    );
+}
+
+struct Page {
+    text: String,
+    scope: String,
+    name: String,
+}
+
+impl Page {
+    fn new(scope: &str, name: &str) -> Page {
+        Page {
+            text: String::with_capacity(8 * 1024),
+            scope: escaped(scope),
+            name: escaped(name),
+        }
+    }
+
+    fn gauge(&mut self, metric: &str, help: &str, value: f64) {
+        self.labelled(metric, help, [(Vec::new(), value)]);
+    }
+
+    fn labelled(
+        &mut self,
+        metric: &str,
+        help: &str,
+        series: impl IntoIterator<Item = (Vec<(&'static str, String)>, f64)>,
+    ) {
+        let text = &mut self.text;
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "# HELP {metric} {help}\n# TYPE {metric} gauge");
+        for (labels, value) in series {
+            let _ = write!(text, "{metric}{{scope=\"{}\",name=\"{}\"", self.scope, self.name);
+            for (label, content) in labels {
+                let _ = write!(text, ",{label}=\"{}\"", escaped(&content));
+            }
+            let _ = writeln!(text, "}} {value}");
+        }
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+fn truth(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+fn seconds(span: Duration) -> f64 {
+    span.as_secs_f64()
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Prometheus has floats only; beyond 2^53 the last digits do not matter"
+)]
+fn count(number: u64) -> f64 {
+    number as f64
+}
