@@ -9,3 +9,8 @@ pub mod peer {
 pub mod control {
     tonic::include_proto!("pgctl.control.v1");
 }
+
+/// What agents say to each other about servers and leases.
+pub mod supervision {
+    tonic::include_proto!("pgctl.supervision.v1");
+}

@@ -1,1 +1,49 @@
-//! (to come)
+//! Observe, decide, perform, sleep until woken: for this node's server ([`node_loop`]) and, on the Raft leader, for the
+//! cluster ([`coordinator`]).
+//!
+//! *Invariant:* nothing is decided here. What is done to a server is an action of `agent_core::decide`.
+//! *Invariant:* one thing at a time is done to the server: every action holds [`node::Node`]'s lock, and so does
+//! the part of a release that cuts the standby off.
+
+pub mod coordinator;
+mod marks;
+pub mod node;
+pub mod node_loop;
+mod overview;
+mod peers;
+mod perform;
+pub mod reporter;
+pub mod supervision;
+
+pub use overview::Reports;
+
+use agent_core::time::{MonoTime, WallTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The agent's own clock for everything but leases.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    #[must_use]
+    pub fn start() -> Clock {
+        // Ahead of zero, so that "a while ago" can be said from the first moment.
+        Clock { started: Instant::now().checked_sub(Duration::from_secs(3_600)).unwrap_or_else(Instant::now) }
+    }
+
+    /// Milliseconds of this clock.
+    #[must_use]
+    pub fn now(&self) -> MonoTime {
+        MonoTime(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// The wall clock, for people.
+#[must_use]
+pub fn wall() -> WallTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,1 +1,10 @@
-//! (to come)
+//! Making this node's server unable to write, and the proof that it is.
+//!
+//! Layers in place: the health endpoints close by the mere passing of time (`api`), the whole tree of server processes
+//! is ended ([`Fencer`]), and its end is told as a receipt, so that the voters release at once.
+//!
+//! *Invariant:* no receipt without every process of the instance gone.
+
+mod fencer;
+
+pub use fencer::{Fenced, Fencer, Kill};

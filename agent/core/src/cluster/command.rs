@@ -178,3 +178,33 @@ pub struct EpochChange {
     pub may_lose_bytes: Option<u64>,
     pub at: WallTime,
 }
+
+impl Command {
+    /// The same command with its time filled in, for commands that the core made: it has no clock.
+    #[must_use]
+    pub fn at(mut self, now: WallTime) -> Command {
+        match &mut self {
+            Command::AddMember { at, .. }
+            | Command::RemoveMember { at, .. }
+            | Command::ReplaceMember { at, .. }
+            | Command::ChooseCreator { at, .. }
+            | Command::AdoptSystem { at, .. }
+            | Command::OpenGate { at, .. }
+            | Command::SyncBegin { at, .. }
+            | Command::SyncDone { at, .. }
+            | Command::ChangeSettings { at, .. }
+            | Command::Pause { at, .. }
+            | Command::Resume { at, .. }
+            | Command::Maintenance { at, .. }
+            | Command::StartSwitchover { at, .. }
+            | Command::StopForSwitchover { at, .. }
+            | Command::EndSwitchover { at, .. }
+            | Command::OrderFailover { at, .. }
+            | Command::DropFailoverOrder { at, .. }
+            | Command::Note { at, .. } => *at = now,
+            Command::ChangeEpoch(change) => change.at = now,
+            Command::Found { .. } | Command::AnnounceMember { .. } | Command::VotersSettled { .. } => {}
+        }
+        self
+    }
+}

@@ -35,8 +35,6 @@ pub struct NodeView<'a> {
     pub conf: Option<Conf>,
     /// The newest report of the holder, if it is fresh.
     pub holder: Option<NodeReport>,
-    /// The newest positions of the other data nodes.
-    pub positions: BTreeMap<NodeId, Lsn>,
     pub memory: NodeMemory,
 }
 
@@ -242,14 +240,16 @@ impl NodeView<'_> {
             _ => Ok(()),
         }
     }
+}
 
-    /// The physical slots that this node's server should have: one for each other data node, so that none of them
-    /// loses its WAL whoever is the primary. On a standby they are moved along with what their owner has.
-    #[must_use]
-    pub fn wanted_slots(&self) -> BTreeMap<String, Option<Lsn>> {
-        let others = self.state.data_members().filter(|(id, _)| *id != self.me);
-        others
-            .map(|(id, _)| (self.state.slot_name(id), self.positions.get(&id).copied()))
-            .collect()
-    }
+/// The physical slots that the server of `me` should have: one for each other data node, so that none of them loses
+/// its WAL whoever is the primary. On a standby they are moved along with what their owner has.
+#[must_use]
+pub fn wanted_slots(
+    me: NodeId,
+    state: &ClusterState,
+    positions: &BTreeMap<NodeId, Lsn>,
+) -> BTreeMap<String, Option<Lsn>> {
+    let others = state.data_members().filter(|(id, _)| *id != me);
+    others.map(|(id, _)| (state.slot_name(id), positions.get(&id).copied())).collect()
 }
