@@ -5,6 +5,7 @@
 //! are at its creation.
 
 mod build;
+mod contradictions;
 mod dump;
 mod keys;
 mod model;

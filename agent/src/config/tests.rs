@@ -99,13 +99,7 @@ fn everything_that_is_missing_is_told_at_once() {
     let keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
     assert_eq!(
         keys,
-        [
-            "node.name",
-            "node.state_dir",
-            "cluster.name",
-            "cluster.members",
-            "peer.advertise"
-        ]
+        ["node.name", "node.state_dir", "cluster.name", "cluster.members"]
     );
 }
 
