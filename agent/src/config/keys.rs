@@ -1,0 +1,160 @@
+//! Every key of the configuration file, declared once: what is refused as unknown, and what the reference page tells.
+
+use agent_core::cluster::{SETTING_KEYS, Settings};
+
+/// One key.
+pub(super) struct Key {
+    pub(super) name: String,
+    /// What may be given.
+    pub(super) allowed: String,
+    /// What stands where it is absent: a value, or in words.
+    pub(super) default: String,
+    pub(super) doc: String,
+}
+
+const KEYS: &[(&str, &str, &str, &str)] = &[
+    (
+        "node.name",
+        "1 to 40 of a-z 0-9 _ -",
+        "required",
+        "This node's name, unique in the cluster. It is kept for the life of the node.",
+    ),
+    (
+        "node.state_dir",
+        "an absolute path, outside of the data directory",
+        "required",
+        "Where the agent keeps its Raft log, vote and pledge. Losing it means that the node must be removed and added again.",
+    ),
+    (
+        "node.tags",
+        "a table of texts",
+        "{}",
+        "Tags of your own, for `pgctl list` and for `/replica?tag_NAME=VALUE`.",
+    ),
+    (
+        "node.nofailover",
+        "true or false",
+        "false",
+        "Never promote this node by itself; an operator still can.",
+    ),
+    (
+        "cluster.name",
+        "1 to 60 of a-z A-Z 0-9 _ . -",
+        "required",
+        "The cluster's name, the same on every node.",
+    ),
+    (
+        "cluster.members",
+        "a list of { name, peer, witness }",
+        "required",
+        "The nodes that form the cluster at its very first start, with the `host:port` of their agents' gRPC ports; \
+         `witness = true` for a node without PostgreSQL. On a node that is added later: the nodes to ask.",
+    ),
+    (
+        "peer.listen",
+        "IP:port",
+        "0.0.0.0:7432",
+        "Where the agent listens for other agents and for `pgctl`: TCP, and UDP for the lease.",
+    ),
+    (
+        "peer.advertise",
+        "host:port",
+        "this node's `peer` in cluster.members",
+        "How other agents reach this one. Required on a node that is not in cluster.members and listens on all addresses.",
+    ),
+    (
+        "http.listen",
+        "IP:port",
+        "0.0.0.0:8008",
+        "Where the agent answers health checks and metrics.",
+    ),
+    (
+        "http.advertise",
+        "host:port",
+        "the host of peer.advertise, the port of http.listen",
+        "How others reach that port.",
+    ),
+    (
+        "postgres.data_dir",
+        "an absolute path",
+        "required",
+        "The data directory. No [postgres] at all makes the node a witness.",
+    ),
+    (
+        "postgres.bin_dir",
+        "an absolute path",
+        "the newest version found",
+        "Where `postgres`, `initdb`, `pg_basebackup` and `pg_rewind` are.",
+    ),
+    (
+        "postgres.listen",
+        "IP:port",
+        "0.0.0.0:5432",
+        "Where the server listens.",
+    ),
+    (
+        "postgres.advertise",
+        "host:port",
+        "postgres.listen, where that is one address; else required",
+        "How clients and standbys reach the server.",
+    ),
+    (
+        "postgres.socket_dir",
+        "an absolute path",
+        "/run/pgctl",
+        "Where the server's Unix socket is.",
+    ),
+    (
+        "postgres.os_user",
+        "a user name",
+        "the agent's own user",
+        "The user that the server runs as; needed only where the agent runs as root.",
+    ),
+    (
+        "postgres.hba",
+        "a list of lines",
+        "[]",
+        "Lines for pg_hba.conf, after those that replication needs.",
+    ),
+    (
+        "postgres.parameters",
+        "a table",
+        "{}",
+        "Server settings, as in postgresql.conf. The ones that safety depends on are the agent's: it says so where it overrides one.",
+    ),
+    (
+        "log.level",
+        "error, warn, info, debug, trace, or tracing directives",
+        "info",
+        "How much the agent writes.",
+    ),
+    (
+        "log.format",
+        "text or json",
+        "text",
+        "The form of the log's lines.",
+    ),
+];
+
+/// Every key, in the order in which they are shown.
+pub(super) fn all() -> Vec<Key> {
+    let defaults = Settings::default();
+    let own = KEYS.iter().map(|(name, allowed, default, doc)| Key {
+        name: (*name).to_owned(),
+        allowed: (*allowed).to_owned(),
+        default: (*default).to_owned(),
+        doc: (*doc).to_owned(),
+    });
+    let cluster = SETTING_KEYS.iter().map(|setting| Key {
+        name: format!("bootstrap.{}", setting.name),
+        allowed: setting.allowed.to_owned(),
+        default: setting.value(&defaults),
+        doc: setting.doc.to_owned(),
+    });
+    own.chain(cluster).collect()
+}
+
+/// The environment variable that overrides `key`.
+pub(super) fn variable(key: &str) -> String {
+    format!("PGCTL_{}", key.replace('.', "__").to_ascii_uppercase())
+}
