@@ -1,10 +1,14 @@
 //! pgctl-agent: the shell around the pure core.
 
 pub mod api;
+pub mod app;
 pub mod config;
 pub mod consensus;
 pub mod driver;
 pub mod fencing;
+pub mod incarnation;
 pub mod lease;
+pub mod notify;
 pub mod ports;
 pub mod postgres;
+pub mod telemetry;

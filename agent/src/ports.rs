@@ -45,6 +45,8 @@ pub trait Consensus: Send + Sync + 'static {
     fn leads(&self) -> bool;
     /// The log index up to which this node has applied.
     fn applied_index(&self) -> u64;
+    /// Comes back, with the reason, when this node's consensus has stopped and will not come back by itself.
+    fn failed(&self) -> BoxFuture<'_, String>;
     /// Has `command` committed and applied, through whichever node is the Raft leader.
     fn propose(&self, command: Command, deadline: Duration) -> BoxFuture<'_, Result<Applied, ProposeError>>;
     /// Gives a new member its number and takes it into the group, first as a learner, then as a voter. Returns as

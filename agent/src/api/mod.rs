@@ -2,9 +2,11 @@
 
 pub mod control;
 pub mod http;
+mod late;
 mod listen;
 
 #[cfg(test)]
 mod http_tests;
 
+pub use late::Late;
 pub use listen::{BindError, listen};

@@ -12,10 +12,14 @@ pub mod node_loop;
 mod overview;
 mod peers;
 mod perform;
+pub mod publisher;
 pub mod reporter;
+mod state_follower;
 pub mod supervision;
 
-pub use overview::Reports;
+pub use state_follower::follow_state;
+
+pub use overview::{DriverOverview, Reports};
 
 use agent_core::time::{MonoTime, WallTime};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -1,9 +1,16 @@
-//! The newest reports of all nodes, as this node has them.
+//! The newest reports of all nodes, as this node has them, and the reasons behind the last decisions.
 
 use super::Clock;
+use super::coordinator::Coordinator;
+use super::node::Node;
+use super::peers::{Peers, envelope, within};
+use crate::ports::{Overview, ProposeError};
 use agent_core::ids::NodeId;
+use agent_core::reason::Reason;
 use agent_core::time::MonoTime;
 use agent_core::view::{ClusterView, NodeReport};
+use futures::future::BoxFuture;
+use proto::supervision::ExplainRequest;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -58,5 +65,59 @@ impl Reports {
     pub fn age(&self, node: NodeId) -> Option<Duration> {
         let now = self.clock.now();
         self.view().reports.get(&node).map(|(at, _)| now.since(*at))
+    }
+}
+
+/// What the API shows of the driver.
+pub struct DriverOverview {
+    node: Arc<Node>,
+    coordinator: Arc<Coordinator>,
+    peers: Peers,
+}
+
+/// How long the Raft leader may take to explain itself.
+const EXPLAIN: Duration = Duration::from_secs(2);
+
+impl DriverOverview {
+    /// Over this node and its coordinator.
+    #[must_use]
+    pub fn new(node: Arc<Node>, coordinator: Arc<Coordinator>) -> DriverOverview {
+        DriverOverview { node, coordinator, peers: Peers::default() }
+    }
+
+    async fn ask_leader(&self) -> Result<Vec<Reason>, ProposeError> {
+        if self.node.consensus.leads() {
+            return Ok(self.coordinator.reasons());
+        }
+        let no_leader = |detail: String| ProposeError::NoLeader { waited: EXPLAIN, detail };
+        let leader = self.node.consensus.raft_leader();
+        let leader = leader.ok_or_else(|| no_leader("this node knows of none".to_owned()))?;
+        let state = self.node.consensus.state();
+        let client = self.peers.client(&state, leader);
+        let mut client = client.ok_or_else(|| no_leader(format!("the address of node {leader} is not known")))?;
+        let request = ExplainRequest { envelope: Some(envelope(&state, self.node.id(), leader)) };
+        let reply = within(EXPLAIN, client.explain(request)).await.map_err(no_leader)?;
+        if !reply.leads {
+            return Err(no_leader(format!("{} does not lead any more", state.name_of(leader))));
+        }
+        serde_json::from_slice(&reply.reasons).map_err(|error| no_leader(error.to_string()))
+    }
+}
+
+impl Overview for DriverOverview {
+    fn view(&self) -> ClusterView {
+        self.node.reports.view().as_ref().clone()
+    }
+
+    fn report_age(&self, node: NodeId) -> Option<Duration> {
+        self.node.reports.age(node)
+    }
+
+    fn explain(&self) -> BoxFuture<'_, Result<Vec<Reason>, ProposeError>> {
+        Box::pin(self.ask_leader())
+    }
+
+    fn explain_node(&self) -> Vec<Reason> {
+        self.node.explain()
     }
 }

@@ -1,0 +1,341 @@
+//! The one place that puts the rooms together.
+
+use crate::api::control::ControlService;
+use crate::api::http::{HttpLimits, HttpServer};
+use crate::api::{Late, listen};
+use crate::config::{NodeConfig, Postgres};
+use crate::consensus::{ConsensusRoom, InitialMember, RaftTiming, StartConfig};
+use crate::driver::coordinator::Coordinator;
+use crate::driver::node::Node;
+use crate::driver::supervision::SupervisionService;
+use crate::driver::{Clock, DriverOverview, follow_state, node_loop, publisher, reporter};
+use crate::fencing::Fencer;
+use crate::lease::{self, Lease};
+use crate::ports::{Consensus, Overview};
+use crate::postgres::{Credentials, Instance, InstanceConfig};
+use crate::{incarnation, notify};
+use agent_core::cluster::{ClusterState, Command, Member, MemberKind, Secrets};
+use agent_core::health::{HealthSnapshot, Instants};
+use agent_core::timing::TimingProfile;
+use anyhow::Context;
+use proto::control::control_server::ControlServer;
+use proto::peer::peer_server::PeerServer;
+use proto::supervision::supervision_server::SupervisionServer;
+use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::transport::Server;
+
+/// The largest message between agents, bytes: a snapshot of the replicated state with room to spare.
+const LARGEST_MESSAGE: usize = 64 << 20;
+
+/// Runs the agent until it is told to stop. The PostgreSQL server is left running: the next agent adopts it.
+///
+/// # Errors
+/// What kept it from starting, or made it stop, and what to do about it.
+pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
+    make_state_dir(&config.node.state_dir)?;
+    let incarnation = incarnation::next(&config.node.state_dir)
+        .with_context(|| format!("could not count this start in {}", config.node.state_dir.display()))?;
+    let peer = listen("peer.listen", config.peer.listen)?;
+    let http = listen("http.listen", config.http.listen)?;
+    protect_from_memory_pressure();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .enable_all()
+        .build()
+        .context("could not start the runtime: raise the limit on threads")?;
+    let outcome = runtime.block_on(Agent { config, incarnation }.run(peer, http));
+    // A job that blocks on a child process must not keep the agent from ending.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    outcome
+}
+
+struct Agent<'a> {
+    config: &'a NodeConfig,
+    incarnation: u64,
+}
+
+impl Agent<'_> {
+    async fn run(&self, peer: TcpListener, http: TcpListener) -> anyhow::Result<()> {
+        let clock = Clock::start();
+        let mut stop = stop_on_signal()?;
+        let room = ConsensusRoom::open(self.consensus_config())?;
+        let server = self.config.postgres.as_ref().map(|postgres| self.open_server(postgres)).transpose()?;
+        let fencer = server.as_ref().map(|(_, fencer)| fencer.clone());
+        let promise = self.config.bootstrap.timing.promise();
+        let lease =
+            lease::start(self.config.peer.listen, &self.config.node.state_dir, promise, self.incarnation, fencer)?;
+        let (health, _http) = self.serve_health(http, clock)?;
+        let supervision = Late::default();
+        let control = Late::default();
+        let mut tasks = JoinSet::new();
+        let services = Server::builder()
+            .tcp_nodelay(true)
+            .http2_keepalive_interval(Some(Duration::from_secs(2)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(2)))
+            .add_service(
+                PeerServer::new(room.service())
+                    .max_decoding_message_size(LARGEST_MESSAGE)
+                    .max_encoding_message_size(LARGEST_MESSAGE),
+            )
+            .add_service(supervision.clone())
+            .add_service(control.clone());
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(tokio::net::TcpListener::from_std(peer)?);
+        let mut closing = stop.clone();
+        tasks.spawn(async move {
+            let closed = async move {
+                let _ = closing.wait_for(|stop| *stop).await;
+            };
+            services.serve_with_incoming_shutdown(incoming, closed).await.context("the gRPC server ended")
+        });
+        notify::ready("waiting for the cluster");
+        let consensus = tokio::select! {
+            joined = room.join_or_found() => joined?,
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        };
+        let consensus: Arc<dyn Consensus> = Arc::new(consensus);
+        tracing::info!(node = %consensus.node_id(), incarnation = self.incarnation, "this node is in the cluster");
+        let node = self.start_driver(clock, consensus, lease, server, health, &stop, &mut tasks);
+        let coordinator = Coordinator::new(node.clone());
+        let overview: Arc<dyn Overview> = Arc::new(DriverOverview::new(node.clone(), coordinator.clone()));
+        supervision.open(SupervisionServer::new(SupervisionService::new(node.clone(), coordinator.clone())));
+        control.open(ControlServer::new(ControlService::new(node.consensus.clone(), overview)));
+        run_task(&mut tasks, coordinator.run(stop.clone()));
+        let ended = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => Ok(()),
+            failed = consensus_failed(&node) => Err(failed),
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(error),
+                Err(error) => Err(error.into()),
+            },
+        };
+        notify::stopping();
+        if let Err(error) = &ended {
+            // An agent that cannot take part in decisions must not keep a lease, nor a writable server.
+            tracing::error!("{error:#}; this node gives up its lease");
+            give_up(&node).await;
+        }
+        ended
+    }
+
+    fn consensus_config(&self) -> StartConfig {
+        let config = self.config;
+        let members = config.cluster.members.iter().map(|member| InitialMember {
+            name: member.name.clone(),
+            peer: member.peer.to_string(),
+            witness: member.witness,
+        });
+        let wan = config.bootstrap.timing.renew_ms >= TimingProfile::Wan.timing().renew_ms;
+        StartConfig {
+            state_dir: config.node.state_dir.clone(),
+            cluster_name: config.cluster.name.clone(),
+            member: self.member(),
+            members: members.collect(),
+            settings: config.bootstrap.clone(),
+            timing: if wan { RaftTiming::WAN } else { RaftTiming::LAN },
+            incarnation: self.incarnation,
+        }
+    }
+
+    /// This node as the cluster shall know it.
+    fn member(&self) -> Member {
+        let config = self.config;
+        Member {
+            name: config.node.name.clone(),
+            kind: if config.is_witness() { MemberKind::Witness } else { MemberKind::Data },
+            peer: config.peer.advertise.to_string(),
+            http: config.http.advertise.to_string(),
+            postgres: config.postgres.as_ref().map(|postgres| postgres.advertise.to_string()).unwrap_or_default(),
+            tags: config.node.tags.clone(),
+            nofailover: config.node.nofailover,
+        }
+    }
+
+    fn open_server(&self, postgres: &Postgres) -> anyhow::Result<(Instance, Fencer)> {
+        let config = InstanceConfig {
+            node_name: self.config.node.name.clone(),
+            cluster_name: self.config.cluster.name.clone(),
+            data_dir: postgres.data_dir.clone(),
+            bin_dir: postgres.bin_dir.clone(),
+            socket_dir: postgres.socket_dir.clone(),
+            listen_addresses: postgres.listen.ip().to_string(),
+            port: postgres.listen.port(),
+            os_user: postgres.os_user.clone(),
+            parameters: postgres.parameters.clone(),
+            hba: postgres.hba.clone(),
+            state_dir: self.config.node.state_dir.clone(),
+        };
+        let instance = Instance::open(config, credentials(&Secrets::default()))?;
+        for overridden in instance.overridden() {
+            tracing::warn!(
+                setting = overridden.name,
+                yours = overridden.user_value,
+                ours = overridden.our_value,
+                why = overridden.why,
+                "a setting of postgres.parameters is the agent's and does not take effect"
+            );
+        }
+        let killer = instance.killer();
+        let fencer = Fencer::start(Box::new(move |deadline| {
+            killer.kill(deadline).map(|report| report.killed.len()).map_err(|failed| failed.survivors)
+        }))
+        .context("could not start the fencing thread: raise the limit on threads")?;
+        Ok((instance, fencer))
+    }
+
+    fn serve_health(
+        &self,
+        listener: TcpListener,
+        clock: Clock,
+    ) -> anyhow::Result<(watch::Sender<Arc<HealthSnapshot>>, HttpServer)> {
+        let nothing = HealthSnapshot {
+            node: Default::default(),
+            name: self.config.node.name.clone(),
+            state: Arc::new(ClusterState::default()),
+            probe: None,
+            lease: None,
+            gate_open: false,
+            fencing: false,
+            heartbeat: clock.now(),
+            view: Arc::default(),
+            raft_leader: None,
+            log_fsync: None,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let (sender, receiver) = watch::channel(Arc::new(nothing));
+        let now = Arc::new(move || Instants { reading: lease::clock::read(), mono: clock.now() });
+        let server = HttpServer::start(listener, HttpLimits::default(), receiver, now)
+            .context("could not start the HTTP server")?;
+        Ok((sender, server))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is a room, and this is where they meet")]
+    fn start_driver(
+        &self,
+        clock: Clock,
+        consensus: Arc<dyn Consensus>,
+        lease: Lease,
+        server: Option<(Instance, Fencer)>,
+        health: watch::Sender<Arc<HealthSnapshot>>,
+        stop: &watch::Receiver<bool>,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+    ) -> Arc<Node> {
+        let instance = server.as_ref().map(|(instance, _)| instance.clone());
+        let node =
+            Node::new(clock, self.incarnation, consensus, lease, server, &self.config.node.state_dir);
+        let name = self.config.node.name.clone();
+        run_task(tasks, follow_state(node.clone(), stop.clone()));
+        run_task(tasks, reporter::run(node.clone(), stop.clone()));
+        run_task(tasks, publisher::run(node.clone(), name, health, stop.clone()));
+        run_task(tasks, notify::keep_alive(node.clone(), stop.clone()));
+        run_task(tasks, announce(node.clone(), self.member(), stop.clone()));
+        if let Some(instance) = instance {
+            let (node, mut stop) = (node.clone(), stop.clone());
+            run_task(tasks, async move {
+                // The passwords of the server's roles are in the replicated state.
+                let mut states = node.consensus.watch();
+                let state = tokio::select! {
+                    state = states.wait_for(|state| !state.cluster_id.is_empty()) => state.ok().map(|s| s.clone()),
+                    _ = stop.wait_for(|stop| *stop) => None,
+                };
+                if let Some(state) = state {
+                    instance.set_credentials(credentials(&state.secrets));
+                    node_loop::run(node, stop).await;
+                }
+            });
+        }
+        node
+    }
+}
+
+fn run_task(tasks: &mut JoinSet<anyhow::Result<()>>, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        task.await;
+        Ok(())
+    });
+}
+
+fn credentials(secrets: &Secrets) -> Credentials {
+    Credentials {
+        replication_user: "pgctl_replication".to_owned(),
+        replication_password: secrets.replication_password.clone(),
+        rewind_user: "pgctl_rewind".to_owned(),
+        rewind_password: secrets.rewind_password.clone(),
+    }
+}
+
+fn make_state_dir(path: &Path) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("could not make node.state_dir {}: check its parent's permissions", path.display()))
+}
+
+/// The agent is what ends a server that must not write: the kernel should take anything else first.
+fn protect_from_memory_pressure() {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-1000") {
+        tracing::info!(%error, "not protected from the out-of-memory killer: run the agent as root, or by its unit");
+    }
+}
+
+/// Becomes true at SIGTERM or SIGINT.
+fn stop_on_signal() -> anyhow::Result<watch::Receiver<bool>> {
+    let (sender, receiver) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("told to stop; the server keeps running for the next agent");
+        sender.send_replace(true);
+        sender.closed().await;
+    });
+    Ok(receiver)
+}
+
+/// Tells the cluster the addresses of this node's configuration, where they differ from those it knows.
+async fn announce(node: Arc<Node>, member: Member, mut stop: watch::Receiver<bool>) {
+    let mut states = node.consensus.watch();
+    loop {
+        let state = states.borrow_and_update().clone();
+        let id = node.id();
+        if state.members.get(&id).is_some_and(|known| *known != member) {
+            let command = Command::AnnounceMember { node: id, member: member.clone() };
+            if let Err(error) = node.consensus.propose(command, Duration::from_secs(5)).await {
+                tracing::warn!(%error, "the cluster could not be told of this node's addresses yet");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                states.mark_changed();
+            }
+        }
+        tokio::select! {
+            changed = states.changed() => if changed.is_err() { return },
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Comes back when this node's consensus has ended.
+async fn consensus_failed(node: &Node) -> anyhow::Error {
+    let error = node.consensus.failed().await;
+    anyhow::anyhow!("the consensus of this node has stopped: {error}; the agent ends, so that it can start afresh")
+}
+
+/// Ends the server if this node holds a lease, and waits for it.
+async fn give_up(node: &Node) {
+    let status = node.lease.status();
+    node.lease.stop_renewing(status.epoch);
+    if let (Some(server), Some(_)) = (&node.server, status.deadline) {
+        server.fencer.fence(status.epoch).await;
+    }
+}
