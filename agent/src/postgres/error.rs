@@ -127,6 +127,9 @@ fn advice(error: &io::Error, path: &Path) -> String {
                 path.display()
             )
         }
+        io::ErrorKind::ResourceBusy | io::ErrorKind::CrossesDevices => {
+            "if it is a mount point, set `data_dir` to a folder below it".to_owned()
+        }
         io::ErrorKind::ReadOnlyFilesystem => "the file system is mounted read-only: see `dmesg`".to_owned(),
         io::ErrorKind::NotFound => "check the path in the configuration".to_owned(),
         _ => "see `dmesg` for trouble with the disk".to_owned(),

@@ -1,243 +1,253 @@
-use super::PgError;
-use agent_core::ids::Epoch;
-use agent_core::pg::{ControlFile, Lsn, Position, SystemId, TimelineId};
-use agent_core::view::{PgObservation, Upstream};
+//! The handle on one instance, and what it remembers between two operations.
+
+use super::account::Account;
+use super::binaries::Binaries;
+use super::cgroup::Cgroup;
+use super::control_file::{self, ControlData};
+use super::kill::KillTarget;
+use super::observe::Memory;
+use super::process::ServerProcess;
+use super::session::KeptSession;
+use super::{Credentials, InstanceConfig, PgError, ServerConf, TreeKiller, data_dir};
+use agent_core::pg::{ControlFile, TimelineHistory, TimelineId};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// What the operator's configuration says of the server.
-#[derive(Clone, Debug)]
-pub struct InstanceConfig {
-    /// This node's name.
-    pub node_name: String,
-    /// The cluster's name; becomes `cluster_name`.
-    pub cluster_name: String,
-    /// The server's data directory, absolute.
-    pub data_dir: PathBuf,
-    /// Where `postgres` and its companions are; searched for when absent.
-    pub bin_dir: Option<PathBuf>,
-    /// Where the server puts its unix socket.
-    pub socket_dir: PathBuf,
-    /// `listen_addresses`.
-    pub listen_addresses: String,
-    /// The server's port.
-    pub port: u16,
-    /// Who the server runs as, if the agent is root: default `postgres`, else the owner of the data directory.
-    pub os_user: Option<String>,
-    /// The operator's server settings.
-    pub parameters: BTreeMap<String, String>,
-    /// The operator's lines for `pg_hba.conf`; none means `host all all all scram-sha-256`.
-    pub hba: Vec<String>,
-    /// The agent's own directory: transcripts of the programs it ran, and marks of jobs that must not be forgotten.
-    pub state_dir: PathBuf,
+/// One PostgreSQL instance; cheap to clone, all clones being the same instance.
+#[derive(Clone)]
+pub struct Instance {
+    inner: Arc<Inner>,
 }
 
-/// The two roles that the nodes of a cluster use with each other; neither is a superuser.
+struct Inner {
+    config: InstanceConfig,
+    binaries: Binaries,
+    account: Account,
+    credentials: Mutex<Credentials>,
+    target: Arc<KillTarget>,
+    process: Arc<ServerProcess>,
+    kept: KeptSession,
+    last_conf: Mutex<Option<ServerConf>>,
+    confirmed: Mutex<Option<Confirmed>>,
+    job: Mutex<Option<&'static str>>,
+    trouble: Mutex<Option<String>>,
+    histories: Mutex<BTreeMap<TimelineId, TimelineHistory>>,
+    memory: Memory,
+}
+
+/// Which configuration the running server was seen to have in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// Streams WAL and takes base backups.
-    pub replication_user: String,
-    pub replication_password: String,
-    /// Reads files of a source for `pg_rewind`.
-    pub rewind_user: String,
-    pub rewind_password: String,
+pub(super) struct Confirmed {
+    pub postmaster: i32,
+    pub conf: ServerConf,
 }
 
-/// What the agent-owned include file must say at the moment; everything else in it follows from the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerConf {
-    /// Where to stream from; `None` leaves `primary_conninfo` empty.
-    pub upstream: Option<Upstream>,
-    /// `primary_slot_name`.
-    pub slot: Option<String>,
-    /// `synchronous_standby_names`.
-    pub synchronous_standby_names: String,
-    /// `max_slot_wal_keep_size`, bytes; rounded up to whole MiB.
-    pub slot_budget_bytes: u64,
-    /// `restart_after_crash`.
-    pub restart_after_crash: bool,
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Instance")
+            .field("data_dir", &self.inner.config.data_dir)
+            .field("version_num", &self.inner.binaries.version_num())
+            .finish_non_exhaustive()
+    }
 }
 
-/// How to shut a server down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopMode {
-    /// Ends sessions, writes the shutdown checkpoint, streams it to the standbys.
-    Fast,
-    /// Ends at once; the next start has to recover.
-    Immediate,
-}
-
-/// A server that was stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stopped {
-    /// Of a primary that was shut down cleanly: the end of its shutdown checkpoint's record, which is what a standby
-    /// must have received to have everything.
-    pub clean_end: Option<Position>,
-}
-
-/// A replication slot as the server has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SlotView {
-    pub name: String,
-    /// A walsender uses it.
-    pub active: bool,
-    /// WAL from here on is kept; `None` for a slot that was never used.
-    pub restart_lsn: Option<Lsn>,
-    /// It fell behind its budget and is of no use any more.
-    pub lost: bool,
-}
-
-/// What a rewind has done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RewindReport {
-    /// False where the histories had not diverged and nothing had to be done.
-    pub rewound: bool,
-    /// The last point that both histories share.
-    pub fork: Position,
-    /// Where the WAL beyond that point was copied to; `None` where there was none.
-    pub diverged_wal: Option<PathBuf>,
-}
-
-/// A setting of the operator's that does not take effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Overridden {
-    pub name: String,
-    pub user_value: String,
-    pub our_value: String,
-    pub why: &'static str,
-}
-
-/// Ends every process of an instance.
-#[derive(Clone, Debug)]
-pub struct TreeKiller {}
-
-/// What [`TreeKiller::kill`] has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KillReport {
-    /// The processes that were there, by id.
-    pub killed: Vec<i32>,
-    /// How long it took until the last one was gone.
-    pub took: Duration,
-}
-
-/// Some processes outlived the deadline, as one in uninterruptible sleep does.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "processes {survivors:?} did not die in time; the server must be taken for able to write until they are gone"
-)]
-pub struct KillFailed {
-    pub survivors: Vec<i32>,
-}
-
-impl TreeKiller {
-    /// Synchronous, no tokio, no disk.
-    pub fn kill(&self, _deadline: Duration) -> Result<KillReport, KillFailed> {
-        Err(KillFailed {
-            survivors: Vec::new(),
+impl Instance {
+    /// Finds the server's programs and user and checks the settings; touches neither server nor data.
+    ///
+    /// # Errors
+    /// When no programs of a fitting version are there, the user cannot be used, or a setting has an impossible value.
+    pub fn open(config: InstanceConfig, credentials: Credentials) -> Result<Instance, PgError> {
+        config.check()?;
+        let binaries = Binaries::find(config.bin_dir.as_deref(), &config.data_dir)?;
+        let account = Account::resolve(&config)?;
+        let cgroup = Cgroup::prepare(&config.cluster_name, &config.node_name, &config.data_dir);
+        let target = Arc::new(KillTarget::new(config.data_dir.clone(), cgroup));
+        Ok(Instance {
+            inner: Arc::new(Inner {
+                process: Arc::new(ServerProcess::new(Arc::clone(&target))),
+                target,
+                binaries,
+                account,
+                credentials: Mutex::new(credentials),
+                kept: KeptSession::default(),
+                last_conf: Mutex::default(),
+                confirmed: Mutex::default(),
+                job: Mutex::default(),
+                trouble: Mutex::default(),
+                histories: Mutex::default(),
+                memory: Memory::default(),
+                config,
+            }),
         })
     }
-}
 
-/// One PostgreSQL instance; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Instance {}
-
-fn later<T>() -> Result<T, PgError> {
-    Err(PgError::NotRunning { doing: "do this" })
-}
-
-#[allow(clippy::unused_async, unused_variables)]
-impl Instance {
-    pub fn open(config: InstanceConfig, credentials: Credentials) -> Result<Instance, PgError> {
-        later()
-    }
+    /// `server_version_num` of the programs, such as 150018 or 180006.
+    #[must_use]
     pub fn version_num(&self) -> u32 {
-        0
+        self.inner.binaries.version_num()
     }
-    pub fn set_credentials(&self, credentials: Credentials) {}
+
+    /// Replaces the passwords; takes effect in files and roles with the next operation that writes them.
+    pub fn set_credentials(&self, credentials: Credentials) {
+        *lock(&self.inner.credentials) = credentials;
+        *lock(&self.inner.confirmed) = None;
+    }
+
+    /// Reads the control file; `None` where there is no data directory. Does not need or ask a server.
+    ///
+    /// # Errors
+    /// [`PgError::ControlFile`] when it is damaged or of an unknown layout.
     pub fn control_file(&self) -> Result<Option<ControlFile>, PgError> {
-        later()
+        Ok(self.control_data()?.map(|control| control.file))
     }
-    pub fn overridden(&self) -> Vec<Overridden> {
-        Vec::new()
-    }
-    pub async fn observe(&self) -> PgObservation {
-        PgObservation {
-            server: agent_core::view::Server::NoData,
-            control: None,
-            version_num: 0,
-            postmaster_pid: None,
-            trouble: None,
-            pending_restart: Vec::new(),
-        }
-    }
-    pub async fn initdb(&self) -> Result<SystemId, PgError> {
-        later()
-    }
-    pub async fn start(&self, conf: &ServerConf) -> Result<(), PgError> {
-        later()
-    }
-    pub async fn adopt(&self) -> Option<i32> {
-        None
-    }
+
+    /// The postmaster's process id, `None` from the moment it is dead.
+    #[must_use]
     pub fn postmaster(&self) -> watch::Receiver<Option<i32>> {
-        watch::channel(None).1
+        self.inner.process.subscribe()
     }
+
+    /// What ends every process of this instance at once.
+    #[must_use]
     pub fn killer(&self) -> TreeKiller {
-        TreeKiller {}
+        TreeKiller::new(Arc::clone(&self.inner.target))
     }
-    pub async fn stop(&self, mode: StopMode, deadline: Duration) -> Result<Stopped, PgError> {
-        later()
+
+    pub(super) fn config(&self) -> &InstanceConfig {
+        &self.inner.config
     }
-    pub async fn wait_exit(&self, deadline: Duration) -> Result<(), PgError> {
-        later()
+
+    pub(super) fn binaries(&self) -> &Binaries {
+        &self.inner.binaries
     }
-    pub async fn reconfigure(&self, conf: &ServerConf) -> Result<bool, PgError> {
-        later()
+
+    pub(super) fn major(&self) -> u32 {
+        self.inner.binaries.major()
     }
-    pub async fn cut_upstream(&self, conf: &ServerConf) -> Result<Position, PgError> {
-        later()
+
+    pub(super) fn account(&self) -> &Account {
+        &self.inner.account
     }
-    pub async fn tail_position(&self) -> Result<Position, PgError> {
-        later()
+
+    pub(super) fn credentials(&self) -> Credentials {
+        lock(&self.inner.credentials).clone()
     }
-    pub async fn promote(&self, reserved: TimelineId, deadline: Duration) -> Result<Position, PgError> {
-        later()
+
+    pub(super) fn target(&self) -> &Arc<KillTarget> {
+        &self.inner.target
     }
-    pub async fn checkpoint(&self) -> Result<(), PgError> {
-        later()
+
+    pub(super) fn process(&self) -> &Arc<ServerProcess> {
+        &self.inner.process
     }
-    pub async fn current_wal_flush(&self) -> Result<Lsn, PgError> {
-        later()
+
+    pub(super) fn kept(&self) -> &KeptSession {
+        &self.inner.kept
     }
-    pub async fn write_epoch_row(&self, epoch: Epoch, deadline: Duration) -> Result<Lsn, PgError> {
-        later()
+
+    pub(super) fn memory(&self) -> &Memory {
+        &self.inner.memory
     }
-    pub async fn ensure_roles(&self) -> Result<(), PgError> {
-        later()
+
+    pub(super) fn control_data(&self) -> Result<Option<ControlData>, PgError> {
+        control_file::read(&self.inner.config.data_dir)
     }
-    pub async fn ensure_slots(&self, wanted: &BTreeMap<String, Option<Lsn>>) -> Result<(), PgError> {
-        later()
+
+    /// The control file, for operations that make no sense without a data directory.
+    pub(super) fn existing_control(&self) -> Result<ControlData, PgError> {
+        self.control_data()?.ok_or_else(|| PgError::Unusable {
+            path: self.inner.config.data_dir.clone(),
+            why: data_dir::NO_DATA.to_owned(),
+        })
     }
-    pub async fn slots(&self) -> Result<Vec<SlotView>, PgError> {
-        later()
+
+    pub(super) fn last_conf(&self) -> Option<ServerConf> {
+        lock(&self.inner.last_conf).clone()
     }
-    pub async fn base_backup(
-        &self,
-        from: &Upstream,
-        progress: impl Fn(u64, Option<u64>) + Send,
-    ) -> Result<(), PgError> {
-        later()
+
+    pub(super) fn remember_conf(&self, conf: &ServerConf) {
+        *lock(&self.inner.last_conf) = Some(conf.clone());
     }
-    pub async fn rewind(&self, from: &Upstream) -> Result<RewindReport, PgError> {
-        later()
+
+    pub(super) fn confirmed(&self) -> Option<Confirmed> {
+        lock(&self.inner.confirmed).clone()
     }
-    pub fn set_data_aside(&self, why: &str) -> Result<PathBuf, PgError> {
-        later()
+
+    pub(super) fn set_confirmed(&self, confirmed: Option<Confirmed>) {
+        *lock(&self.inner.confirmed) = confirmed;
     }
-    pub async fn run_sql(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, PgError> {
-        later()
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        lock(&self.inner.trouble).clone()
     }
+
+    /// Remembers why an operation on the data directory failed, for observations; a success clears it.
+    pub(super) fn note<T>(&self, result: Result<T, PgError>) -> Result<T, PgError> {
+        *lock(&self.inner.trouble) = result.as_ref().err().map(ToString::to_string);
+        result
+    }
+
+    /// The history of a timeline, read once: the content of a history file never changes.
+    pub(super) fn history(&self, timeline: TimelineId) -> Result<TimelineHistory, PgError> {
+        if let Some(known) = lock(&self.inner.histories).get(&timeline) {
+            return Ok(known.clone());
+        }
+        let history = super::wal_files::history(&self.inner.config.data_dir, timeline)?;
+        lock(&self.inner.histories).insert(timeline, history.clone());
+        Ok(history)
+    }
+
+    /// The job that is at work on the data directory.
+    pub(super) fn job(&self) -> Option<&'static str> {
+        *lock(&self.inner.job)
+    }
+
+    /// Claims the data directory for a job that needs it without a server, until the claim is dropped.
+    pub(super) fn claim(&self, doing: &'static str, job: &'static str) -> Result<Claim, PgError> {
+        if let Some(pid) = self.process().pid() {
+            return Err(PgError::StillRunning { doing, pid });
+        }
+        if let Some(process) = self.target().processes().first() {
+            return Err(PgError::StillRunning {
+                doing,
+                pid: process.pid,
+            });
+        }
+        let mut current = lock(&self.inner.job);
+        if let Some(other) = *current {
+            return Err(PgError::Busy {
+                doing,
+                job: other.to_owned(),
+            });
+        }
+        *current = Some(job);
+        Ok(Claim {
+            instance: self.clone(),
+        })
+    }
+
+    /// Forgets what was learned of a data directory that another one has replaced.
+    pub(super) fn data_dir_replaced(&self) {
+        lock(&self.inner.histories).clear();
+        self.set_confirmed(None);
+        self.target().refresh_folder();
+    }
+}
+
+/// While it lives, no other job may touch the data directory.
+pub(super) struct Claim {
+    instance: Instance,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        *lock(&self.instance.inner.job) = None;
+    }
+}
+
+/// A panic elsewhere leaves these values whole: each is replaced in one step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,0 +1,86 @@
+//! A control group of the server's own, so that one write ends all of its processes at once.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs::{File, OpenOptions};
+use std::hash::{Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// A cgroup v2 group that holds one server and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroup {
+    dir: PathBuf,
+}
+
+impl Cgroup {
+    /// Creates `pgctl/<cluster>-<node>-<digest of the data directory's place>` in the unified hierarchy, or finds it
+    /// there. `None` where there is no such hierarchy or it is not ours to write: the walk over the process table
+    /// serves then. The digest keeps apart two servers of one name on one machine, since a group is killed as a whole.
+    pub fn prepare(cluster: &str, node: &str, data_dir: &Path) -> Option<Cgroup> {
+        let parent = data_dir.parent()?;
+        let folder = std::fs::metadata(parent).ok()?;
+        let mut hasher = DefaultHasher::new();
+        (data_dir, folder.dev(), folder.ino()).hash(&mut hasher);
+        let plain = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        let name = format!("{}-{}-{:016x}", plain(cluster), plain(node), hasher.finish());
+        let dir = mount_point()?.join("pgctl").join(name);
+        let group = Cgroup { dir };
+        (group.entrance().is_some() && group.dir.join("cgroup.kill").exists()).then_some(group)
+    }
+
+    /// The file that a process writes `0` to in order to enter; the group is made if it is not there.
+    pub fn entrance(&self) -> Option<File> {
+        std::fs::create_dir_all(&self.dir).ok()?;
+        OpenOptions::new()
+            .write(true)
+            .open(self.dir.join("cgroup.procs"))
+            .ok()
+    }
+
+    /// Sends SIGKILL to every process in the group, forks under way included.
+    pub fn kill(&self) -> std::io::Result<()> {
+        std::fs::write(self.dir.join("cgroup.kill"), "1")
+    }
+
+    /// The processes in the group.
+    pub fn members(&self) -> Vec<i32> {
+        let content = std::fs::read_to_string(self.dir.join("cgroup.procs")).unwrap_or_default();
+        content.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Removes the group if it is empty; [`Cgroup::entrance`] makes it again.
+    pub fn dissolve(&self) {
+        // One that is still in use, or gone, is no trouble.
+        let _ = std::fs::remove_dir(&self.dir);
+    }
+}
+
+/// Where the unified hierarchy is mounted.
+fn mount_point() -> Option<PathBuf> {
+    parse_mounts(&std::fs::read_to_string("/proc/self/mountinfo").ok()?)
+}
+
+fn parse_mounts(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (place, source) = line.split_once(" - ")?;
+        source
+            .starts_with("cgroup2 ")
+            .then(|| place.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_unified_hierarchy_among_the_mounts() {
+        let mounts = "30 23 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
+                      31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
+        assert_eq!(
+            parse_mounts(mounts),
+            Some(PathBuf::from("/sys/fs/cgroup/unified"))
+        );
+        assert_eq!(parse_mounts("30 23 0:26 / /proc rw - proc proc rw\n"), None);
+    }
+}

@@ -1,0 +1,337 @@
+//! Bringing a diverged data directory back onto the primary's timeline.
+
+use super::aside::{free_name, utc_stamp};
+use super::base_backup::source;
+use super::control_file::ControlData;
+use super::data_dir::blocked_way;
+use super::fork_point::fork_point;
+use super::lifecycle::{STANDBY_SIGNAL, is_shut_down};
+use super::program::Program;
+use super::session::{DATABASE, Session};
+use super::{Instance, PgError, RewindReport, ServerConf, StopMode, durable_file, observe, wal_files};
+use agent_core::pg::{ControlState, Lsn, Position, SystemId, TimelineHistory, TimelineId};
+use agent_core::view::Upstream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+const DOING: &str = "rewind the data directory";
+const SQL_WITHIN: Duration = Duration::from_secs(5);
+/// How long crash recovery may take before a rewind, and the source's first checkpoint after its promotion.
+const RECOVERY_WITHIN: Duration = Duration::from_secs(3600);
+const CHECKPOINT_WITHIN: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+/// The mark of a rewind that has begun to change files, in the agent's directory.
+const MARK: &str = "rewind.unfinished";
+/// What `pg_rewind` says just before it changes the first file.
+const FIRST_CHANGE: &str = "need to copy";
+/// The files that are a node's own; `pg_rewind` would bring the source's.
+const OWN_FILES: [&str; 4] = [
+    "postgresql.conf",
+    "postgresql.auto.conf",
+    "pg_hba.conf",
+    "pg_ident.conf",
+];
+
+impl Instance {
+    /// Makes this stopped data directory able to follow the server at `from`: copies the WAL beyond the fork to
+    /// `<data_dir>.diverged/<UTC time>/` and runs `pg_rewind`. Where the histories have not parted nothing is changed.
+    ///
+    /// A server that was not shut down cleanly is first recovered as a standby without upstream. The source counts only
+    /// when its control file is on its new timeline: until its first checkpoint `pg_rewind` would find nothing to do.
+    /// Exit status 0 is not the last word: that the standby streams afterwards is.
+    ///
+    /// # Errors
+    /// When the source cannot be asked or belongs to another cluster, or `pg_rewind` fails. If it had begun to change
+    /// files, the data directory counts as unusable from then on and must be set aside.
+    pub async fn rewind(&self, from: &Upstream) -> Result<RewindReport, PgError> {
+        let result = self.rewind_unnoted(from).await;
+        self.note(result)
+    }
+
+    async fn rewind_unnoted(&self, from: &Upstream) -> Result<RewindReport, PgError> {
+        if let Some(why) = unfinished(&self.config().state_dir) {
+            return Err(PgError::Unusable {
+                path: self.config().data_dir.clone(),
+                why,
+            });
+        }
+        if !is_shut_down(&self.existing_control()?) {
+            self.recover_first().await?;
+        }
+        let _claim = self.claim(DOING, "rewind")?;
+        let control = self.existing_control()?;
+        let source = self.ask_source(from).await?;
+        if source.system_id != control.file.system_id {
+            return Err(PgError::Unusable {
+                path: self.config().data_dir.clone(),
+                why: format!(
+                    "it is of the database cluster {}, but the server at {}:{} is of {}; check the addresses",
+                    control.file.system_id, from.host, from.port, source.system_id
+                ),
+            });
+        }
+        let own = self.history(control.file.timeline.max(control.min_recovery_timeline))?;
+        let end = self.end_of_wal(&control)?;
+        let fork = fork_point(&own, &source.history).ok_or_else(|| PgError::Unusable {
+            path: self.config().data_dir.clone(),
+            why: "its history has no timeline in common with the source's; make a new copy (reinit)"
+                .to_owned(),
+        })?;
+        if end <= fork.lsn {
+            return Ok(RewindReport {
+                rewound: false,
+                fork,
+                diverged_wal: None,
+            });
+        }
+        let instance = self.clone();
+        let copying = tokio::task::spawn_blocking(move || {
+            instance.keep_diverged_wal(&own, fork, end, control.segment_size)
+        });
+        let diverged_wal = copying.await.map_err(|error| PgError::Process {
+            action: "copy the diverged WAL".to_owned(),
+            source: std::io::Error::other(error),
+        })??;
+        self.run_rewind(from).await?;
+        Ok(RewindReport {
+            rewound: true,
+            fork,
+            diverged_wal: Some(diverged_wal),
+        })
+    }
+
+    async fn run_rewind(&self, from: &Upstream) -> Result<(), PgError> {
+        let data_dir = &self.config().data_dir;
+        let own_files: Vec<(PathBuf, String)> = OWN_FILES
+            .iter()
+            .filter_map(|name| {
+                let path = data_dir.join(name);
+                Some((path.clone(), std::fs::read_to_string(path).ok()?))
+            })
+            .collect();
+        let mark = self.config().state_dir.join(MARK);
+        let note = format!("{}\n", data_dir.display());
+        durable_file::write_private(&mark, &note)?;
+        let credentials = self.credentials();
+        let mut program = Program::new("pg_rewind")
+            .arg("--target-pgdata")
+            .arg(data_dir)
+            .arg(format!(
+                "--source-server={}",
+                source(from, &credentials.rewind_user, Some(DATABASE))
+            ))
+            .arg("--progress")
+            .env("PGPASSWORD", credentials.rewind_password);
+        if self
+            .config()
+            .parameters
+            .get("restore_command")
+            .is_some_and(|command| !command.trim().is_empty())
+        {
+            program = program.arg("--restore-target-wal");
+        }
+        let mut changing = false;
+        let result = self
+            .run(program, |line| {
+                changing |= line.contains(FIRST_CHANGE);
+                line.contains(" kB (")
+            })
+            .await;
+        if let Err(error) = result {
+            if !changing {
+                durable_file::remove(&mark)?;
+            }
+            return Err(error);
+        }
+        for (path, content) in own_files {
+            durable_file::replace(&path, &content, self.account(), 0o600)?;
+        }
+        durable_file::replace(&data_dir.join(STANDBY_SIGNAL), "", self.account(), 0o600)?;
+        durable_file::remove(&mark)?;
+        self.data_dir_replaced();
+        Ok(())
+    }
+
+    /// Starts the server as a standby that follows nobody, lets it read all of its WAL, and shuts it down cleanly.
+    async fn recover_first(&self) -> Result<(), PgError> {
+        let alone = ServerConf {
+            upstream: None,
+            slot: None,
+            synchronous_standby_names: String::new(),
+            slot_budget_bytes: 1 << 30,
+            restart_after_crash: false,
+        };
+        let conf = self.last_conf().map_or(alone, |conf| ServerConf {
+            upstream: None,
+            slot: None,
+            ..conf
+        });
+        self.start(&conf).await?;
+        let begun = Instant::now();
+        let recovered = loop {
+            match self.tail_position().await {
+                Ok(_) => break Ok(()),
+                Err(_) if self.process().pid().is_none() => {
+                    let (said, log) = self.log_tail();
+                    return Err(PgError::StartFailed { said, log });
+                }
+                Err(error) if begun.elapsed() > RECOVERY_WITHIN => break Err(error),
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        };
+        self.stop(StopMode::Fast, SQL_WITHIN * 12).await?;
+        self.wait_exit(SQL_WITHIN * 12).await?;
+        recovered
+    }
+
+    /// Where this stopped server's WAL ends.
+    fn end_of_wal(&self, control: &ControlData) -> Result<Lsn, PgError> {
+        if control.file.state == ControlState::ShutDown {
+            return Ok(wal_files::end_of_checkpoint(&self.config().data_dir, control)?.lsn);
+        }
+        Ok(control.file.min_recovery.max(control.file.checkpoint))
+    }
+
+    /// Connects to the source and waits until its control file is on the timeline that it writes.
+    async fn ask_source(&self, from: &Upstream) -> Result<Source, PgError> {
+        let credentials = self.credentials();
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host(&from.host)
+            .port(from.port)
+            .user(&credentials.rewind_user)
+            .password(&credentials.rewind_password)
+            .dbname(DATABASE)
+            .application_name("pgctl-agent")
+            .options("-c search_path=pg_catalog");
+        let session = Session::open(&config, format!("{}:{}", from.host, from.port), SQL_WITHIN).await?;
+        let timeline = settled_timeline(&session).await?;
+        let sql = "SELECT system_identifier FROM pg_control_system()";
+        let system_id = session
+            .text("ask the source which cluster it is of", sql, SQL_WITHIN)
+            .await?;
+        let system_id = system_id
+            .and_then(|text| text.parse::<i64>().ok())
+            .unwrap_or_default()
+            .cast_unsigned();
+        let history = if timeline.0 <= 1 {
+            TimelineHistory {
+                timeline,
+                switches: Vec::new(),
+            }
+        } else {
+            let sql = format!(
+                "SELECT convert_from(pg_read_binary_file('pg_wal/{:08X}.history', 0, 16777216, false), 'UTF8')",
+                timeline.0
+            );
+            let doing = "read the history of the source's timeline";
+            let content = session.text(doing, &sql, SQL_WITHIN).await?.unwrap_or_default();
+            TimelineHistory::parse(timeline, &content).ok_or_else(|| PgError::Sql {
+                doing,
+                why: "its history file is damaged".to_owned(),
+            })?
+        };
+        Ok(Source {
+            system_id: SystemId(system_id),
+            history,
+        })
+    }
+
+    /// Copies the segments that hold WAL beyond the fork, and returns where to.
+    fn keep_diverged_wal(
+        &self,
+        own: &TimelineHistory,
+        fork: Position,
+        end: Lsn,
+        segment_size: u64,
+    ) -> Result<PathBuf, PgError> {
+        let root = self.config().beside(".diverged");
+        self.account().create_dir(&root, 0o700)?;
+        if let Some(why) = blocked_way(&root, self.account()) {
+            return Err(PgError::Unusable { path: root, why });
+        }
+        let place = free_name(&root.join(utc_stamp(SystemTime::now())));
+        self.account().create_dir(&place, 0o700)?;
+        let folder = wal_files::folder(&self.config().data_dir);
+        let first = fork.lsn.0 - fork.lsn.0 % segment_size;
+        let belongs = |timeline: TimelineId| timeline >= fork.timeline && own.end_of(timeline).is_some();
+        for entry in std::fs::read_dir(&folder)
+            .map_err(PgError::file("list", &folder))?
+            .flatten()
+        {
+            let name = entry.file_name();
+            let segment = name
+                .to_str()
+                .and_then(|name| wal_files::parse_segment_name(name, segment_size));
+            let wanted =
+                segment.is_some_and(|(timeline, start)| belongs(timeline) && start.0 >= first && start < end);
+            let history = name.to_str().is_some_and(|name| name.ends_with(".history"));
+            if wanted || history {
+                copy_durably(&entry.path(), &place.join(&name))?;
+                self.account().own(&place.join(&name))?;
+            }
+        }
+        durable_file::sync_parent(&place.join("."))?;
+        durable_file::sync_parent(&place)?;
+        Ok(place)
+    }
+}
+
+/// What a rewind has to know of its source.
+struct Source {
+    system_id: SystemId,
+    history: TimelineHistory,
+}
+
+/// The timeline of the source's control file, once that is the one it writes to.
+async fn settled_timeline(session: &Session) -> Result<TimelineId, PgError> {
+    let doing = "wait for the source's first checkpoint on its timeline";
+    let sql = "SELECT timeline_id, CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_lsn()) END, \
+               current_setting('server_version_num')::int >= 150000 FROM pg_control_checkpoint()";
+    let begun = Instant::now();
+    let mut asked = false;
+    loop {
+        let rows = session.rows(doing, sql, SQL_WITHIN).await?;
+        let row = rows.first().map(Vec::as_slice).unwrap_or_default();
+        let column = |index: usize| row.get(index).and_then(Option::as_deref);
+        let recorded = TimelineId(column(0).and_then(|text| text.parse().ok()).unwrap_or_default());
+        let written = column(1).and_then(observe::timeline_of_walfile);
+        if written.is_none_or(|written| written == recorded) {
+            return Ok(recorded);
+        }
+        if column(2) == Some("t") && !asked {
+            asked = true;
+            session.execute(doing, "CHECKPOINT", CHECKPOINT_WITHIN).await?;
+            continue;
+        }
+        if begun.elapsed() > CHECKPOINT_WITHIN {
+            let why = "run CHECKPOINT on the source, then try again".to_owned();
+            return Err(PgError::Deadline {
+                doing,
+                after: CHECKPOINT_WITHIN,
+                why,
+            });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn copy_durably(from: &Path, to: &Path) -> Result<(), PgError> {
+    std::fs::copy(from, to).map_err(PgError::file("copy to", to))?;
+    let sync = || std::fs::File::open(to)?.sync_all();
+    sync().map_err(PgError::file("flush", to))
+}
+
+/// Why the data directory is unusable, if a rewind of it was interrupted after its first change.
+pub(super) fn unfinished(state_dir: &Path) -> Option<String> {
+    let noted = std::fs::read_to_string(state_dir.join(MARK)).ok()?;
+    Some(format!(
+        "a rewind of {} was interrupted and has left it half changed; set it aside and make a new copy (reinit)",
+        noted.trim()
+    ))
+}
+
+/// To be called when the data directory that the mark is about is out of the way.
+pub(super) fn forget_unfinished(state_dir: &Path) -> Result<(), PgError> {
+    durable_file::remove(&state_dir.join(MARK))
+}
