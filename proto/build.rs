@@ -8,8 +8,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(files, ["proto"])?;
     tonic_prost_build::configure()
         // `pgctl -o json` prints these messages as they are, in an order that never changes.
-        .type_attribute("pgctl.control.v1", "#[derive(serde::Serialize)]")
-        .btree_map("pgctl.control.v1")
+        .type_attribute(".pgctl.control.v1", "#[derive(serde::Serialize)]")
+        .btree_map(".pgctl.control.v1")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,7 +1,32 @@
 //! `pgctl`'s gRPC service.
+//!
+//! Reads are answered from what this node has applied and heard. Writes go through [`Consensus::propose`], which finds
+//! the Raft leader wherever it is; each carries the client's request id, so that one that is sent again, to this agent
+//! or to another, is carried out once.
 
+use super::progress::{Kind, ProgressStream, Watched, follow};
+use super::{describe, refusal, settings};
+use crate::config::{HostPort, nearest};
 use crate::ports::{Consensus, Overview};
+use agent_core::cluster::{
+    Applied, ClusterState, Command, FailoverRisk, Member, MemberKind, choose_target, failover_risk,
+    fit_for_switchover,
+};
+use agent_core::ids::{NodeId, RequestId};
+use agent_core::time::WallTime;
+use proto::control as wire;
+use proto::control::control_server::{Control, ControlServer};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// How long a command may take to be committed and applied.
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The longest request id that is taken, bytes: ids are kept in the replicated state.
+const REQUEST_ID_MAX: usize = 64;
 
 /// Answers `pgctl`, on any node.
 pub struct ControlService {
@@ -15,4 +40,487 @@ impl ControlService {
     pub fn new(consensus: Arc<dyn Consensus>, overview: Arc<dyn Overview>) -> ControlService {
         ControlService { consensus, overview }
     }
+
+    /// The service as tonic's router takes it.
+    #[must_use]
+    pub fn into_server(self) -> ControlServer<ControlService> {
+        ControlServer::new(self)
+    }
+
+    async fn propose(&self, command: Command) -> Result<Applied, Status> {
+        self.consensus
+            .propose(command, PROPOSE_DEADLINE)
+            .await
+            .map_err(refusal::of_propose)
+    }
+
+    async fn change(&self, command: Command) -> Result<Response<wire::Change>, Status> {
+        let applied = self.propose(command).await?;
+        Ok(Response::new(wire::Change {
+            changed: applied != Applied::Unchanged,
+        }))
+    }
+
+    fn risk_of(&self, state: &ClusterState, to: NodeId) -> FailoverRisk {
+        failover_risk(
+            state,
+            &self.overview.view(),
+            |node| self.overview.report_age(node),
+            to,
+        )
+    }
+
+    /// The target that was named, or the best one.
+    fn switchover_target(&self, state: &ClusterState, to: &str) -> Result<NodeId, Status> {
+        if state.holder.is_none() {
+            return Err(refusal::conflict(
+                "no-primary",
+                "there is no primary to switch from",
+                "see `pgctl explain`",
+            ));
+        }
+        let view = self.overview.view();
+        let age = |node| self.overview.report_age(node);
+        if to.is_empty() {
+            return choose_target(state, &view, age).map_err(|unfit| refusal::of_unfit(&unfit));
+        }
+        let node = member(state, to)?;
+        fit_for_switchover(state, &view, age, node).map_err(|unfit| refusal::of_unfit(&unfit))?;
+        Ok(node)
+    }
+}
+
+fn now() -> WallTime {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime(super::milliseconds(since_1970))
+}
+
+fn request_id(id: String) -> Result<RequestId, Status> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if id.is_empty() || id.len() > REQUEST_ID_MAX || !id.chars().all(plain) {
+        let next = "give each request an id of its own, such as a UUID";
+        return Err(refusal::invalid(
+            "bad-request-id",
+            "a request id is 1 to 64 of a-z A-Z 0-9 - _ .",
+            next,
+        ));
+    }
+    Ok(RequestId(id))
+}
+
+fn member(state: &ClusterState, name: &str) -> Result<NodeId, Status> {
+    if let Some((node, _)) = state.member_named(name) {
+        return Ok(node);
+    }
+    let near = nearest(name, state.members.values().map(|member| member.name.as_str()));
+    let hint = near
+        .map(|near| format!("did you mean {near}? "))
+        .unwrap_or_default();
+    let message = format!("{name:?} is not a member of {}", state.name);
+    Err(refusal::conflict(
+        "not-a-member",
+        message,
+        &format!("{hint}choose a node of `pgctl list`"),
+    ))
+}
+
+fn was_seen(state: &ClusterState, request: &RequestId) -> bool {
+    state.requests.iter().any(|(seen, _)| seen == request)
+}
+
+#[tonic::async_trait]
+impl Control for ControlService {
+    type EventsStream = ReceiverStream<Result<wire::Event, Status>>;
+    type SwitchoverStream = ProgressStream;
+    type FailoverStream = ProgressStream;
+
+    async fn get_cluster(
+        &self,
+        _: Request<wire::GetClusterRequest>,
+    ) -> Result<Response<wire::Cluster>, Status> {
+        Ok(Response::new(describe::cluster(
+            self.consensus.as_ref(),
+            self.overview.as_ref(),
+        )))
+    }
+
+    async fn explain(&self, _: Request<wire::ExplainRequest>) -> Result<Response<wire::Explanation>, Status> {
+        let (cluster, unreachable) = match self.overview.explain().await {
+            Ok(gates) => (gates, String::new()),
+            Err(error) => (Vec::new(), error.to_string()),
+        };
+        let state = self.consensus.state();
+        let view = self.overview.view();
+        let nodes = state.members.iter().map(|(node, member)| {
+            let told = if *node == self.consensus.node_id() {
+                self.overview.explain_node()
+            } else {
+                view.reports
+                    .get(node)
+                    .map(|(_, report)| report.explain.clone())
+                    .unwrap_or_default()
+            };
+            wire::NodeExplanation {
+                node: member.name.clone(),
+                report_age_ms: self.overview.report_age(*node).map(super::milliseconds),
+                gates: told.into_iter().map(describe::gate).collect(),
+            }
+        });
+        Ok(Response::new(wire::Explanation {
+            cluster: cluster.into_iter().map(describe::gate).collect(),
+            cluster_unreachable: unreachable,
+            nodes: nodes.collect(),
+        }))
+    }
+
+    async fn events(
+        &self,
+        request: Request<wire::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let wire::EventsRequest { from, follow } = request.into_inner();
+        let (tell, told) = mpsc::channel(64);
+        let mut states = self.consensus.watch();
+        tokio::spawn(async move {
+            let mut next = from;
+            loop {
+                let state = Arc::clone(&states.borrow_and_update());
+                for event in state.events.iter().filter(|event| event.number >= next) {
+                    let event = wire::Event {
+                        number: event.number,
+                        at_unix_ms: event.at.0,
+                        kind: event.kind.clone(),
+                        text: event.text.clone(),
+                    };
+                    if tell.send(Ok(event)).await.is_err() {
+                        return;
+                    }
+                }
+                next = next.max(state.next_event);
+                drop(state);
+                if !follow {
+                    return;
+                }
+                tokio::select! {
+                    () = tell.closed() => return,
+                    changed = states.changed() => if changed.is_err() { return },
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(told)))
+    }
+
+    async fn switchover(
+        &self,
+        request: Request<wire::SwitchoverRequest>,
+    ) -> Result<Response<ProgressStream>, Status> {
+        let wire::SwitchoverRequest { request, to } = request.into_inner();
+        let request = request_id(request)?;
+        let state = self.consensus.state();
+        let running = state
+            .switchover
+            .as_ref()
+            .filter(|running| running.request == request);
+        let ended = state
+            .last_switchover
+            .as_ref()
+            .filter(|last| last.request == request);
+        let joined = running
+            .map(|it| (it.from, it.to))
+            .or(ended.map(|it| (it.from, it.to)));
+        let (from, to) = match joined {
+            Some((from, to)) => (Some(from), to),
+            None => {
+                let to = self.switchover_target(&state, &to)?;
+                self.propose(Command::StartSwitchover {
+                    request: request.clone(),
+                    to,
+                    at: now(),
+                })
+                .await?;
+                (state.holder, to)
+            }
+        };
+        let watched = Watched {
+            request,
+            kind: Kind::Switchover,
+            from,
+            to,
+            epoch: state.epoch,
+        };
+        Ok(Response::new(follow(Arc::clone(&self.consensus), watched)))
+    }
+
+    async fn preview_failover(
+        &self,
+        request: Request<wire::PreviewFailoverRequest>,
+    ) -> Result<Response<wire::FailoverRisk>, Status> {
+        let state = self.consensus.state();
+        let to = member(&state, &request.into_inner().to)?;
+        Ok(Response::new(describe::risk(&state, &self.risk_of(&state, to))))
+    }
+
+    async fn failover(
+        &self,
+        request: Request<wire::FailoverRequest>,
+    ) -> Result<Response<ProgressStream>, Status> {
+        let wire::FailoverRequest {
+            request,
+            to,
+            accept_data_loss,
+        } = request.into_inner();
+        let request = request_id(request)?;
+        let state = self.consensus.state();
+        let to = member(&state, &to)?;
+        if !was_seen(&state, &request) {
+            let risk = self.risk_of(&state, to);
+            allow_failover(&state, &risk, accept_data_loss)?;
+            self.propose(Command::OrderFailover {
+                request: request.clone(),
+                to,
+                accept_data_loss,
+                at: now(),
+            })
+            .await?;
+        }
+        let watched = Watched {
+            request,
+            kind: Kind::Failover,
+            from: state.holder,
+            to,
+            epoch: state.epoch,
+        };
+        Ok(Response::new(follow(Arc::clone(&self.consensus), watched)))
+    }
+
+    async fn pause(&self, request: Request<wire::PauseRequest>) -> Result<Response<wire::Change>, Status> {
+        let wire::PauseRequest { request, reason } = request.into_inner();
+        let reason = if reason.is_empty() {
+            "no reason was given".to_owned()
+        } else {
+            reason
+        };
+        self.change(Command::Pause {
+            request: request_id(request)?,
+            reason,
+            at: now(),
+        })
+        .await
+    }
+
+    async fn resume(&self, request: Request<wire::ResumeRequest>) -> Result<Response<wire::Change>, Status> {
+        let request = request_id(request.into_inner().request)?;
+        self.change(Command::Resume { request, at: now() }).await
+    }
+
+    async fn get_settings(
+        &self,
+        _: Request<wire::GetSettingsRequest>,
+    ) -> Result<Response<wire::Settings>, Status> {
+        Ok(Response::new(settings::shown(&self.consensus.state().settings)))
+    }
+
+    async fn change_settings(
+        &self,
+        request: Request<wire::ChangeSettingsRequest>,
+    ) -> Result<Response<wire::Settings>, Status> {
+        let wire::ChangeSettingsRequest {
+            request,
+            version,
+            assignments,
+        } = request.into_inner();
+        let request = request_id(request)?;
+        let state = self.consensus.state();
+        if was_seen(&state, &request) {
+            return Ok(Response::new(settings::shown(&state.settings)));
+        }
+        if version != state.settings.version {
+            return Err(refusal::refuse(
+                tonic::Code::Aborted,
+                "settings-changed",
+                format!(
+                    "the settings have version {} now, the change was made from {version}",
+                    state.settings.version
+                ),
+                "read the settings again and repeat the change",
+            ));
+        }
+        let mut changed = settings::accepted(&state.settings, &assignments)?;
+        self.propose(Command::ChangeSettings {
+            request,
+            settings: Box::new(changed.clone()),
+            at: now(),
+        })
+        .await?;
+        // This node may not have applied it yet.
+        changed.version += 1;
+        Ok(Response::new(settings::shown(&changed)))
+    }
+
+    async fn check_settings(
+        &self,
+        request: Request<wire::CheckSettingsRequest>,
+    ) -> Result<Response<wire::SettingsCheck>, Status> {
+        let assignments = request.into_inner().assignments;
+        Ok(Response::new(settings::checked(
+            &self.consensus.state().settings,
+            &assignments,
+        )))
+    }
+
+    async fn add_member(
+        &self,
+        request: Request<wire::AddMemberRequest>,
+    ) -> Result<Response<wire::MemberAdded>, Status> {
+        let wire::AddMemberRequest {
+            request,
+            name,
+            peer,
+            witness,
+            nofailover,
+            tags,
+        } = request.into_inner();
+        let request = request_id(request)?;
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
+        if !(1..=40).contains(&name.len()) || !name.chars().all(allowed) {
+            let message = format!("{name:?} is no node name: it must be 1 to 40 of a-z 0-9 _ -");
+            return Err(refusal::invalid(
+                "bad-name",
+                message,
+                "choose another name, the one in its node.toml",
+            ));
+        }
+        let Some(peer) = HostPort::parse(&peer) else {
+            let message = format!("{peer:?} is no address of an agent");
+            return Err(refusal::invalid(
+                "bad-peer",
+                message,
+                "give host:port of its gRPC port, such as 10.0.0.4:7432",
+            ));
+        };
+        let peer = peer.to_string();
+        let state = self.consensus.state();
+        if let Some(other) = state
+            .members
+            .values()
+            .find(|member| member.peer == peer && member.name != name)
+        {
+            let message = format!("{} is reached at {peer} already", other.name);
+            return Err(refusal::conflict(
+                "peer-taken",
+                message,
+                "give the new node's own address",
+            ));
+        }
+        let kind = if witness {
+            MemberKind::Witness
+        } else {
+            MemberKind::Data
+        };
+        let member = Member {
+            name,
+            kind,
+            peer,
+            http: String::new(),
+            postgres: String::new(),
+            tags,
+            nofailover,
+        };
+        let node = self
+            .consensus
+            .add_member(request, member)
+            .await
+            .map_err(refusal::of_propose)?;
+        Ok(Response::new(wire::MemberAdded { id: node.0 }))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<wire::RemoveMemberRequest>,
+    ) -> Result<Response<wire::Change>, Status> {
+        let wire::RemoveMemberRequest { request, name } = request.into_inner();
+        let request = request_id(request)?;
+        let state = self.consensus.state();
+        if was_seen(&state, &request) {
+            return Ok(Response::new(wire::Change { changed: true }));
+        }
+        let node = member(&state, &name)?;
+        // Checked again by the state machine; here before the node loses its vote.
+        if state.holder == Some(node) {
+            let message = format!("{name} is the primary");
+            return Err(refusal::conflict(
+                "holder-stays",
+                message,
+                "pgctl switchover to another node first",
+            ));
+        }
+        if state.sync.iter().any(|rule| rule.members.contains(&node)) {
+            let message = format!("{name} is in the synchronous set");
+            let next = format!("take it out first: pgctl member maintenance {name} on");
+            return Err(refusal::conflict("in-synchronous-set", message, &next));
+        }
+        self.consensus
+            .remove_member(request, node)
+            .await
+            .map_err(refusal::of_propose)?;
+        Ok(Response::new(wire::Change { changed: true }))
+    }
+
+    async fn maintenance(
+        &self,
+        request: Request<wire::MaintenanceRequest>,
+    ) -> Result<Response<wire::Change>, Status> {
+        let wire::MaintenanceRequest { request, name, on } = request.into_inner();
+        let request = request_id(request)?;
+        let node = member(&self.consensus.state(), &name)?;
+        self.change(Command::Maintenance {
+            request,
+            node,
+            on,
+            at: now(),
+        })
+        .await
+    }
+}
+
+fn allow_failover(state: &ClusterState, risk: &FailoverRisk, accept_data_loss: bool) -> Result<(), Status> {
+    let to = state.name_of(risk.target);
+    if state.holder == Some(risk.target) {
+        let message = format!("{to} holds the newest epoch already");
+        return Err(refusal::conflict(
+            "already-primary",
+            message,
+            "see `pgctl explain` for what it waits for",
+        ));
+    }
+    if state
+        .members
+        .get(&risk.target)
+        .is_some_and(|member| member.kind == MemberKind::Witness)
+    {
+        let message = format!("{to} is a witness and has no data");
+        return Err(refusal::conflict("witness", message, "choose a data node"));
+    }
+    if !risk.target_ready {
+        let message = format!("{to} does not answer, or its server is not a running standby");
+        return Err(refusal::conflict(
+            "target-is-gone",
+            message,
+            "start it, or choose another node of `pgctl list`",
+        ));
+    }
+    if risk.acknowledged_is_safe || accept_data_loss {
+        return Ok(());
+    }
+    let bytes = risk
+        .bytes
+        .map_or_else(|| "an unknown number of".to_owned(), |bytes| bytes.to_string());
+    let span = risk.span.map_or_else(
+        || "unknown".to_owned(),
+        |span| format!("{:.1} s", span.as_secs_f64()),
+    );
+    Err(refusal::conflict(
+        "data-loss-not-accepted",
+        format!("{to} may lack acknowledged commits: {bytes} bytes of WAL, from a span of {span}"),
+        "bring back the nodes that `pgctl explain` names, or repeat with --accept-data-loss",
+    ))
 }
