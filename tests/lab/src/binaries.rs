@@ -15,7 +15,11 @@ pub fn ours(name: &str) -> Result<PathBuf> {
         None => {
             let own = std::env::current_exe().context("cannot tell where this program is")?;
             let dir = own.parent().unwrap_or(Path::new("/"));
-            if dir.ends_with("deps") { dir.parent().unwrap_or(dir).to_owned() } else { dir.to_owned() }
+            if dir.ends_with("deps") {
+                dir.parent().unwrap_or(dir).to_owned()
+            } else {
+                dir.to_owned()
+            }
         }
     };
     let path = dir.join(name);
@@ -37,7 +41,12 @@ pub fn postgres_bin_dirs() -> Result<Vec<PathBuf>> {
     let mut found: Vec<PathBuf> = match std::env::var("PGCTL_TEST_PG_BINDIRS") {
         Ok(list) if !list.is_empty() => list.split(':').map(PathBuf::from).collect(),
         _ => std::fs::read_dir("/usr/lib/postgresql")
-            .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())
+            .map(|versions| {
+                versions
+                    .flatten()
+                    .map(|version| version.path().join("bin"))
+                    .collect()
+            })
             .unwrap_or_default(),
     };
     found.retain(|dir| dir.join("postgres").is_file());
@@ -58,5 +67,9 @@ pub fn newest_postgres() -> Result<PathBuf> {
 
 /// The version in `…/postgresql/15/bin`; 0 if the path does not tell.
 pub fn major_version(bin_dir: &Path) -> u32 {
-    bin_dir.parent().and_then(Path::file_name).and_then(|v| v.to_str()?.parse().ok()).unwrap_or(0)
+    bin_dir
+        .parent()
+        .and_then(Path::file_name)
+        .and_then(|v| v.to_str()?.parse().ok())
+        .unwrap_or(0)
 }

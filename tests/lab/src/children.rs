@@ -43,7 +43,9 @@ pub fn command(program: impl AsRef<OsStr>, lifetime: Lifetime) -> Command {
 pub fn spawn(command: Command) -> Result<Child> {
     let name = format!("{command:?}");
     let (answer, result) = channel();
-    spawner().send((command, answer)).map_err(|_| anyhow!("the lab's spawner thread died"))?;
+    spawner()
+        .send((command, answer))
+        .map_err(|_| anyhow!("the lab's spawner thread died"))?;
     result
         .recv()
         .context("the lab's spawner thread died")?

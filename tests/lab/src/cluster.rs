@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::binaries;
 use crate::condition::wait_until;
 use crate::lab::Lab;
-use crate::network::{End, Network};
+use crate::network::End;
 use crate::node::Node;
 use crate::node_config::{
     BootstrapSection, ClusterSection, Listen, Member, NodeConfig, NodeSection, PostgresSection,
@@ -77,7 +77,9 @@ impl ClusterBuilder {
             None => binaries::newest_postgres()?,
         };
         let names = (1..=self.data_nodes).map(|i| (format!("n{i}"), false));
-        let names: Vec<_> = names.chain((1..=self.witnesses).map(|i| (format!("w{i}"), true))).collect();
+        let names: Vec<_> = names
+            .chain((1..=self.witnesses).map(|i| (format!("w{i}"), true)))
+            .collect();
         let mut members = Vec::new();
         let mut hosts = Vec::new();
         for (name, witness) in names {
@@ -109,16 +111,24 @@ impl ClusterBuilder {
                 })
             };
             let config = NodeConfig {
-                node: NodeSection { name: member.name.clone(), state_dir: dir.join("state") },
+                node: NodeSection {
+                    name: member.name.clone(),
+                    state_dir: dir.join("state"),
+                },
                 // Some names derived from the cluster's are global on a machine (control groups): hence the run.
                 cluster: ClusterSection {
                     name: format!("{}-{}", self.name, self.lab.run()),
                     members: members.clone(),
                 },
                 peer: Listen { listen: member.peer },
-                http: Listen { listen: SocketAddr::new(ip, self.lab.port_for(8008)?) },
+                http: Listen {
+                    listen: SocketAddr::new(ip, self.lab.port_for(8008)?),
+                },
                 postgres,
-                bootstrap: BootstrapSection { timing: self.timing.clone(), sync_mode: self.sync_mode.clone() },
+                bootstrap: BootstrapSection {
+                    timing: self.timing.clone(),
+                    sync_mode: self.sync_mode.clone(),
+                },
             };
             nodes.push(Node::new(host, config));
         }
@@ -136,7 +146,11 @@ pub struct Cluster {
 impl Cluster {
     /// Describes a cluster of three nodes in `lab`; `name` is of `a-z`, `0-9` and `-`, at most 20 long.
     pub fn builder(lab: &Lab, name: &str) -> ClusterBuilder {
-        let parameters = [("shared_buffers", "32MB"), ("max_connections", "50"), ("max_wal_size", "256MB")];
+        let parameters = [
+            ("shared_buffers", "32MB"),
+            ("max_connections", "50"),
+            ("max_wal_size", "256MB"),
+        ];
         ClusterBuilder {
             lab: lab.clone(),
             name: name.to_owned(),
@@ -145,7 +159,9 @@ impl Cluster {
             bin_dir: None,
             timing: "default".to_owned(),
             sync_mode: "quorum".to_owned(),
-            parameters: parameters.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            parameters: parameters
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
         }
     }
 
@@ -169,7 +185,10 @@ impl Cluster {
     /// # Panics
     /// There is none of that name: a mistake in the test.
     pub fn node(&self, name: &str) -> &Node {
-        self.nodes.iter().find(|node| node.name() == name).unwrap_or_else(|| panic!("there is no node {name}"))
+        self.nodes
+            .iter()
+            .find(|node| node.name() == name)
+            .unwrap_or_else(|| panic!("there is no node {name}"))
     }
 
     /// A node by name, to switch on or off.
@@ -196,7 +215,9 @@ impl Cluster {
 
     /// The addresses of all servers, for clients.
     pub fn pg_addresses(&self) -> Vec<SocketAddr> {
-        self.data_nodes().filter_map(|node| node.pg_address().ok()).collect()
+        self.data_nodes()
+            .filter_map(|node| node.pg_address().ok())
+            .collect()
     }
 
     /// The name of the node whose `/primary` answers 200.
@@ -264,14 +285,24 @@ impl Cluster {
 
     fn explained<T>(&self, result: Result<T>) -> Result<T> {
         result.with_context(|| {
-            let tails = self.nodes.iter().map(|node| format!("--- {}\n{}", node.name(), node.log_tail(15)));
-            format!("the agents' logs end with:\n{}", tails.collect::<Vec<_>>().join("\n"))
+            let tails = self
+                .nodes
+                .iter()
+                .map(|node| format!("--- {}\n{}", node.name(), node.log_tail(15)));
+            format!(
+                "the agents' logs end with:\n{}",
+                tails.collect::<Vec<_>>().join("\n")
+            )
         })
     }
 
     /// Every agent's address as `pgctl --endpoint` takes it.
     pub fn endpoints(&self) -> String {
-        self.nodes.iter().map(|node| node.peer_address().to_string()).collect::<Vec<_>>().join(",")
+        self.nodes
+            .iter()
+            .map(|node| node.peer_address().to_string())
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// Runs `pgctl` against this cluster to its end.
@@ -280,7 +311,10 @@ impl Cluster {
     /// It is not built, or cannot be run. How it ended is in the output.
     pub async fn pgctl(&self, args: &[&str]) -> Result<Output> {
         let mut command = Command::new(binaries::ours("pgctl")?);
-        command.args(args).env("PGCTL_ENDPOINT", self.endpoints()).stdin(Stdio::null());
+        command
+            .args(args)
+            .env("PGCTL_ENDPOINT", self.endpoints())
+            .stdin(Stdio::null());
         let done = tokio::process::Command::from(command).output().await;
         done.with_context(|| format!("cannot run pgctl {}", args.join(" ")))
     }
@@ -293,7 +327,13 @@ impl Cluster {
         let done = self.pgctl(args).await?;
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if !done.status.success() {
-            bail!("pgctl {}: {}\n{}\n{}", args.join(" "), done.status, said(&done.stderr), said(&done.stdout));
+            bail!(
+                "pgctl {}: {}\n{}\n{}",
+                args.join(" "),
+                done.status,
+                said(&done.stderr),
+                said(&done.stdout)
+            );
         }
         Ok(String::from_utf8_lossy(&done.stdout).into_owned())
     }
@@ -303,7 +343,7 @@ impl Cluster {
     /// # Errors
     /// The lab has no network (see `Lab::with_hosts`).
     pub fn isolate(&self, node: &str) -> Result<()> {
-        self.network()?.cut(self.node(node).end()?, End::Any)
+        self.lab.network()?.cut(self.node(node).host().end()?, End::Any)
     }
 
     /// Takes a node away from all other hosts; clients still reach it.
@@ -320,7 +360,9 @@ impl Cluster {
     /// # Errors
     /// The lab has no network.
     pub fn cut(&self, a: &str, b: &str) -> Result<()> {
-        self.network()?.cut(self.node(a).end()?, self.node(b).end()?)
+        self.lab
+            .network()?
+            .cut(self.node(a).host().end()?, self.node(b).host().end()?)
     }
 
     /// Drops what `from` sends to `to`; the other way stays open.
@@ -328,7 +370,9 @@ impl Cluster {
     /// # Errors
     /// The lab has no network.
     pub fn cut_one_way(&self, from: &str, to: &str) -> Result<()> {
-        self.network()?.cut_one_way(self.node(from).end()?, self.node(to).end()?)
+        self.lab
+            .network()?
+            .cut_one_way(self.node(from).host().end()?, self.node(to).host().end()?)
     }
 
     /// Drops everything that `node` sends (to anyone); it still hears.
@@ -336,7 +380,9 @@ impl Cluster {
     /// # Errors
     /// The lab has no network.
     pub fn mute(&self, node: &str) -> Result<()> {
-        self.network()?.cut_one_way(self.node(node).end()?, End::Any)
+        self.lab
+            .network()?
+            .cut_one_way(self.node(node).host().end()?, End::Any)
     }
 
     /// Drops everything sent to `node` (by anyone); it is still heard.
@@ -344,7 +390,9 @@ impl Cluster {
     /// # Errors
     /// The lab has no network.
     pub fn deafen(&self, node: &str) -> Result<()> {
-        self.network()?.cut_one_way(End::Any, self.node(node).end()?)
+        self.lab
+            .network()?
+            .cut_one_way(End::Any, self.node(node).host().end()?)
     }
 
     /// Undoes every cut.
@@ -352,11 +400,6 @@ impl Cluster {
     /// # Errors
     /// The lab has no network.
     pub fn heal(&self) -> Result<()> {
-        self.network()?.heal()
-    }
-
-    fn network(&self) -> Result<&Network> {
-        let network = self.nodes.first().and_then(|node| node.host().network());
-        network.context("this lab has no network to cut; make it with Lab::with_hosts()")
+        self.lab.network()?.heal()
     }
 }

@@ -26,7 +26,9 @@ where
         match timeout_at(end, look()).await {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(not_yet)) => seen = not_yet,
-            Err(_) => return Err(seen.context(format!("waited {deadline:?} until {what}; the last look hung"))),
+            Err(_) => {
+                return Err(seen.context(format!("waited {deadline:?} until {what}; the last look hung")));
+            }
         }
         if Instant::now() + LOOK_AGAIN >= end {
             return Err(seen.context(format!("waited {deadline:?} until {what}")));
@@ -54,12 +56,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn says_what_was_seen_last_when_the_deadline_passes() {
-        let failed =
-            wait_until("pigs fly", Duration::from_secs(1), || async { Err::<(), _>(anyhow!("pig on the ground")) })
-                .await
-                .expect_err("pigs do not fly");
+        let failed = wait_until("pigs fly", Duration::from_secs(1), || async {
+            Err::<(), _>(anyhow!("pig on the ground"))
+        })
+        .await
+        .expect_err("pigs do not fly");
         let text = format!("{failed:#}");
-        assert!(text.contains("pigs fly") && text.contains("pig on the ground"), "{text}");
+        assert!(
+            text.contains("pigs fly") && text.contains("pig on the ground"),
+            "{text}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

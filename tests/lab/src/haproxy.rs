@@ -48,23 +48,41 @@ impl Haproxy {
         let read_write = loopback(crate::ports::free_port()?);
         let read_only = loopback(crate::ports::free_port()?);
         let socket = dir.join("admin.sock");
-        let text = adapted(SHIPPED, backends, read_write, read_only, &socket.to_string_lossy())?;
+        let text = adapted(
+            SHIPPED,
+            backends,
+            read_write,
+            read_only,
+            &socket.to_string_lossy(),
+        )?;
         let file = dir.join("haproxy.cfg");
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         let log = File::create(dir.join("haproxy.log")).context("cannot write haproxy.log")?;
         let mut command = children::command(program(), lab.lifetime());
         command.arg("-db").arg("-f").arg(&file).stdin(Stdio::null());
-        command.stdout(log.try_clone().context("cannot share the log")?).stderr(log);
-        let mut proxy =
-            Haproxy { process: children::spawn(command)?, lifetime: lab.lifetime(), read_write, read_only };
+        command
+            .stdout(log.try_clone().context("cannot share the log")?)
+            .stderr(log);
+        let mut proxy = Haproxy {
+            process: children::spawn(command)?,
+            lifetime: lab.lifetime(),
+            read_write,
+            read_only,
+        };
         wait_until("HAProxy listens", Duration::from_secs(10), || {
             let ended = proxy.process.try_wait();
             let log = dir.join("haproxy.log");
             async move {
                 if let Some(status) = ended? {
-                    bail!("it ended ({status}): {}", fs::read_to_string(log).unwrap_or_default());
+                    bail!(
+                        "it ended ({status}): {}",
+                        fs::read_to_string(log).unwrap_or_default()
+                    );
                 }
-                tokio::net::TcpStream::connect(read_write).await.map(drop).context("nobody listens")
+                tokio::net::TcpStream::connect(read_write)
+                    .await
+                    .map(drop)
+                    .context("nobody listens")
             }
         })
         .await?;
@@ -89,7 +107,11 @@ impl Drop for Haproxy {
 
 /// Debian installs it where only root's path leads.
 fn program() -> &'static str {
-    if std::path::Path::new("/usr/sbin/haproxy").exists() { "/usr/sbin/haproxy" } else { "haproxy" }
+    if std::path::Path::new("/usr/sbin/haproxy").exists() {
+        "/usr/sbin/haproxy"
+    } else {
+        "haproxy"
+    }
 }
 
 /// The shipped file with our addresses in place of its own.
@@ -120,7 +142,10 @@ fn adapted(
                 if postgres.ip() != http.ip() {
                     bail!("{name}: server and agent must share an address: {postgres}, {http}");
                 }
-                text.push_str(&format!("    server {name} {postgres} check port {}\n", http.port()));
+                text.push_str(&format!(
+                    "    server {name} {postgres} check port {}\n",
+                    http.port()
+                ));
             }
             servers_of_section_written = true;
         }
@@ -135,11 +160,21 @@ mod tests {
     #[test]
     fn the_shipped_file_is_adapted_in_each_place() {
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let backend = Backend { name: "x1".to_owned(), postgres: address(6001), http: address(6002) };
+        let backend = Backend {
+            name: "x1".to_owned(),
+            postgres: address(6001),
+            http: address(6002),
+        };
         let text = adapted(SHIPPED, &[backend], address(7001), address(7002), "/x/y.sock").expect("adapts");
-        assert_eq!(text.matches("server x1 127.0.0.1:6001 check port 6002").count(), 2);
+        assert_eq!(
+            text.matches("server x1 127.0.0.1:6001 check port 6002").count(),
+            2
+        );
         for gone in ["10.0.0.", ":5000", ":5001\n", "/run/haproxy"] {
-            assert!(!text.lines().any(|l| !l.starts_with('#') && l.contains(gone)), "{gone} is still in:\n{text}");
+            assert!(
+                !text.lines().any(|l| !l.starts_with('#') && l.contains(gone)),
+                "{gone} is still in:\n{text}"
+            );
         }
         assert!(text.contains("bind 127.0.0.1:7001") && text.contains("bind 127.0.0.1:7002"));
     }

@@ -5,20 +5,21 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, User};
 
+use crate::DEADLINE;
 use crate::children::{self, Lifetime};
 use crate::clock::Mono;
 use crate::condition::wait_until;
-use crate::network::{Network, PortOfHost};
+use crate::network::{End, Network, PortOfHost};
 use crate::processes::{self, ProcessInfo};
-use crate::{DEADLINE, network};
 
 /// What init runs. A private `/dev/shm` takes the server's shared memory with it when the power goes; `wait` reaps
 /// adopted orphans while `sleep` keeps it from ever having nothing to wait for.
@@ -40,6 +41,8 @@ struct Running {
     /// `unshare`, which waits outside for init; init dies with it.
     unshare: Child,
     init: i32,
+    /// The outside parent of each program that was started here.
+    parents: Mutex<Vec<Arc<Mutex<Child>>>>,
 }
 
 impl Host {
@@ -50,7 +53,13 @@ impl Host {
         lifetime: Lifetime,
         link: Option<(Arc<Network>, PortOfHost)>,
     ) -> Host {
-        Host { name: name.to_owned(), dir: dir.to_owned(), lifetime, link, running: None }
+        Host {
+            name: name.to_owned(),
+            dir: dir.to_owned(),
+            lifetime,
+            link,
+            running: None,
+        }
     }
 
     /// Its name: `n1`.
@@ -61,11 +70,6 @@ impl Host {
     /// Its disk.
     pub fn dir(&self) -> &Path {
         &self.dir
-    }
-
-    /// Its port on the network, if it has one of its own.
-    pub(crate) fn port(&self) -> Option<&PortOfHost> {
-        self.link.as_ref().map(|(_, port)| port)
     }
 
     /// Switches the host on; nothing runs on it yet. Does nothing if it is on.
@@ -80,17 +84,32 @@ impl Host {
         if !Uid::effective().is_root() {
             command.args(["--user", "--map-current-user", "--keep-caps"]);
         }
-        command.args(["--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--ipc"]);
+        command.args([
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount",
+            "--mount-proc",
+            "--ipc",
+        ]);
         if self.link.is_some() {
             command.arg("--net");
         }
-        command.args(["sh", "-c", INIT]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(["sh", "-c", INIT])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut unshare = children::spawn(command)?;
         let stdout = unshare.stdout.take().context("stdout is piped")?;
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).context("cannot hear from the new host")?;
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .context("cannot hear from the new host")?;
         if line.trim() != "up" {
-            let heard = unshare.wait_with_output().context("the new host's first process vanished")?;
+            let heard = unshare
+                .wait_with_output()
+                .context("the new host's first process vanished")?;
             bail!(
                 "cannot make namespaces for host {}: {}; the lab needs root, or a kernel that lets users make \
                  namespaces",
@@ -103,7 +122,11 @@ impl Host {
             .first()
             .map(|process| process.pid)
             .context("the new host has no init")?;
-        self.running = Some(Running { unshare, init });
+        self.running = Some(Running {
+            unshare,
+            init,
+            parents: Mutex::default(),
+        });
         if let Some((network, port)) = &self.link {
             network.plug_in(port, init)?;
         }
@@ -112,7 +135,9 @@ impl Host {
 
     /// Whether the host is switched on.
     pub fn is_on(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| ProcessInfo::read(running.init).is_some_and(|p| p.alive()))
+        self.running
+            .as_ref()
+            .is_some_and(|running| ProcessInfo::read(running.init).is_some_and(|p| p.alive()))
     }
 
     /// Cuts the power: every process of the host is gone when this returns. The moment returned is the one just
@@ -121,13 +146,28 @@ impl Host {
     /// # Errors
     /// The host's init cannot be killed (it is not ours any more: a bug of the lab).
     pub fn power_off(&mut self) -> Result<Mono> {
-        let Some(mut running) = self.running.take() else { return Ok(Mono::now()) };
+        let Some(mut running) = self.running.take() else {
+            return Ok(Mono::now());
+        };
         let at = Mono::now();
         if ProcessInfo::read(running.init).is_some() {
             processes::signal(running.init, Signal::SIGKILL)?;
         }
+        for parent in lock(&running.parents).drain(..) {
+            let mut parent = lock(&parent);
+            // A parent stops itself along with a frozen child; it must run to reap it, and be reaped itself.
+            if let Ok(None) = parent.try_wait() {
+                processes::signal(parent.id() as i32, Signal::SIGCONT)?;
+                parent
+                    .wait()
+                    .with_context(|| format!("cannot wait for programs of host {}", self.name))?;
+            }
+        }
         // Init can be reaped only after the kernel has ended everything else in its namespace.
-        running.unshare.wait().with_context(|| format!("cannot wait for the end of host {}", self.name))?;
+        running
+            .unshare
+            .wait()
+            .with_context(|| format!("cannot wait for the end of host {}", self.name))?;
         Ok(at)
     }
 
@@ -139,10 +179,22 @@ impl Host {
         let output = File::options().create(true).append(true).open(log);
         let output = output.with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = self.enter(user, self.lifetime)?;
-        command.arg(program).args(args).current_dir("/").stdin(Stdio::null());
-        command.stdout(output.try_clone().context("cannot share the log")?).stderr(output);
-        let nsenter = children::spawn(command)?;
-        Ok(Program { name: program.display().to_string(), nsenter })
+        command
+            .arg(program)
+            .args(args)
+            .current_dir("/")
+            .stdin(Stdio::null());
+        command
+            .stdout(output.try_clone().context("cannot share the log")?)
+            .stderr(output);
+        let nsenter = Arc::new(Mutex::new(children::spawn(command)?));
+        if let Some(running) = &self.running {
+            lock(&running.parents).push(Arc::clone(&nsenter));
+        }
+        Ok(Program {
+            name: program.display().to_string(),
+            nsenter,
+        })
     }
 
     /// Runs a program on the host to its end and returns its standard output.
@@ -151,20 +203,34 @@ impl Host {
     /// The host is off, or the program fails; the error holds what it printed.
     pub fn output(&self, user: &OsUser, program: &Path, args: &[&str]) -> Result<String> {
         let mut command = self.enter(user, Lifetime::WithUs)?;
-        command.arg(program).args(args).current_dir("/").stdin(Stdio::null());
+        command
+            .arg(program)
+            .args(args)
+            .current_dir("/")
+            .stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let done = children::spawn(command)?.wait_with_output();
         let done = done.with_context(|| format!("cannot wait for {}", program.display()))?;
         if !done.status.success() {
-            bail!("{} {}: {}", program.display(), args.join(" "), String::from_utf8_lossy(&done.stderr).trim());
+            bail!(
+                "{} {}: {}",
+                program.display(),
+                args.join(" "),
+                String::from_utf8_lossy(&done.stderr).trim()
+            );
         }
         Ok(String::from_utf8_lossy(&done.stdout).into_owned())
     }
 
     fn enter(&self, user: &OsUser, lifetime: Lifetime) -> Result<Command> {
-        let Some(running) = &self.running else { bail!("host {} is off; switch it on first", self.name) };
+        let Some(running) = &self.running else {
+            bail!("host {} is off; switch it on first", self.name)
+        };
         let mut command = children::command("nsenter", lifetime);
-        command.arg("--target").arg(running.init.to_string()).args(["--pid", "--mount", "--ipc"]);
+        command
+            .arg("--target")
+            .arg(running.init.to_string())
+            .args(["--pid", "--mount", "--ipc"]);
         if self.link.is_some() {
             command.arg("--net");
         }
@@ -181,19 +247,28 @@ impl Host {
 
     /// Every process of the host, init included; empty if it is off.
     pub fn processes(&self) -> Vec<ProcessInfo> {
-        self.running.as_ref().map(|running| processes::in_namespace_of(running.init)).unwrap_or_default()
+        self.running
+            .as_ref()
+            .map(|running| processes::in_namespace_of(running.init))
+            .unwrap_or_default()
     }
 
     /// The outer process id of what the host itself calls `inner_pid`.
     pub fn outer_pid(&self, inner_pid: i32) -> Option<i32> {
-        self.processes().into_iter().find(|process| process.inner_pid == inner_pid).map(|process| process.pid)
+        self.processes()
+            .into_iter()
+            .find(|process| process.inner_pid == inner_pid)
+            .map(|process| process.pid)
     }
 
     /// The running server of a data directory on this host, by its `postmaster.pid`: its outer process id.
     pub fn postmaster_pid(&self, data_dir: &Path) -> Option<i32> {
         let file = fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
         let inner: i32 = file.lines().next()?.trim().parse().ok()?;
-        let process = self.processes().into_iter().find(|process| process.inner_pid == inner)?;
+        let process = self
+            .processes()
+            .into_iter()
+            .find(|process| process.inner_pid == inner)?;
         // A stale file may name a process that is something else by now.
         (process.alive() && process.name.starts_with("postgres")).then_some(process.pid)
     }
@@ -217,7 +292,9 @@ impl Host {
     }
 
     fn signal_all(&self, signal: Signal) -> Result<()> {
-        let Some(running) = &self.running else { bail!("host {} is off", self.name) };
+        let Some(running) = &self.running else {
+            bail!("host {} is off", self.name)
+        };
         for process in self.processes() {
             if process.pid != running.init && process.alive() {
                 // It may end by itself between the listing and the signal.
@@ -228,22 +305,30 @@ impl Host {
     }
 
     /// The address at which this host listens: its own, or loopback.
-    pub fn ip(&self) -> std::net::Ipv4Addr {
-        self.port().map_or(std::net::Ipv4Addr::LOCALHOST, |port| port.address)
+    pub fn ip(&self) -> Ipv4Addr {
+        self.link
+            .as_ref()
+            .map_or(Ipv4Addr::LOCALHOST, |(_, port)| port.address)
     }
 
-    pub(crate) fn network(&self) -> Option<&network::Network> {
-        self.link.as_ref().map(|(network, _)| network.as_ref())
-    }
-
-    pub(crate) fn outlives_us(&self) -> bool {
-        self.lifetime == Lifetime::Own
+    /// This host as an end of a cut.
+    ///
+    /// # Errors
+    /// It has no network of its own.
+    pub fn end(&self) -> Result<End> {
+        match &self.link {
+            Some((_, port)) => Ok(End::Host(port.clone())),
+            None => bail!(
+                "{} has no network of its own; make the lab with Lab::with_hosts()",
+                self.name
+            ),
+        }
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if !self.outlives_us()
+        if self.lifetime == Lifetime::WithUs
             && let Err(e) = self.power_off()
         {
             eprintln!("lab: {e:#}");
@@ -256,13 +341,19 @@ impl Drop for Host {
 pub struct Program {
     name: String,
     /// The program's parent outside: it waits for it and passes its exit status on.
-    nsenter: Child,
+    nsenter: Arc<Mutex<Child>>,
 }
 
 impl Program {
+    fn parent(&self) -> i32 {
+        lock(&self.nsenter).id() as i32
+    }
+
     /// The program's own process id, outside; `None` once it has ended.
     pub fn pid(&self) -> Option<i32> {
-        let child = processes::children_of(self.nsenter.id() as i32).into_iter().find(ProcessInfo::alive)?;
+        let child = processes::children_of(self.parent())
+            .into_iter()
+            .find(ProcessInfo::alive)?;
         Some(child.pid)
     }
 
@@ -271,7 +362,9 @@ impl Program {
     /// # Errors
     /// It is not ours to wait for (a bug of the lab).
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.nsenter.try_wait().with_context(|| format!("cannot wait for {}", self.name))
+        lock(&self.nsenter)
+            .try_wait()
+            .with_context(|| format!("cannot wait for {}", self.name))
     }
 
     /// Sends a signal to the program itself (not to its children).
@@ -279,11 +372,13 @@ impl Program {
     /// # Errors
     /// The program has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = self.pid().with_context(|| format!("{} is not running", self.name))?;
+        let pid = self
+            .pid()
+            .with_context(|| format!("{} is not running", self.name))?;
         processes::signal(pid, signal)?;
         if signal == Signal::SIGCONT || signal == Signal::SIGKILL {
             // nsenter stops itself along with its child, and must run again to reap it.
-            processes::signal(self.nsenter.id() as i32, Signal::SIGCONT)?;
+            processes::signal(self.parent(), Signal::SIGCONT)?;
         }
         Ok(())
     }
@@ -301,6 +396,10 @@ impl Program {
         })
         .await
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The account that programs run under.
@@ -321,8 +420,13 @@ impl OsUser {
     /// It has no name in the user database.
     pub fn current() -> Result<OsUser> {
         let user = User::from_uid(Uid::effective()).context("cannot read the user database")?;
-        let user = user.with_context(|| format!("user {} has no name; initdb would refuse it", Uid::effective()))?;
-        Ok(OsUser { name: user.name, uid: user.uid, gid: user.gid })
+        let user =
+            user.with_context(|| format!("user {} has no name; initdb would refuse it", Uid::effective()))?;
+        Ok(OsUser {
+            name: user.name,
+            uid: user.uid,
+            gid: user.gid,
+        })
     }
 
     /// The account for servers, which refuse to run as root: ours if we are not root, else `postgres` if it exists,
@@ -336,7 +440,11 @@ impl OsUser {
         }
         for name in ["postgres", "nobody"] {
             if let Some(user) = User::from_name(name).context("cannot read the user database")? {
-                return Ok(OsUser { name: user.name, uid: user.uid, gid: user.gid });
+                return Ok(OsUser {
+                    name: user.name,
+                    uid: user.uid,
+                    gid: user.gid,
+                });
             }
         }
         bail!("neither user postgres nor user nobody exists; run scripts/install-deps")
@@ -351,7 +459,10 @@ impl OsUser {
         use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
         let failed = || format!("cannot make {} for user {}", dir.display(), self.name);
         if !dir.exists() {
-            fs::DirBuilder::new().mode(0o755).create(dir).with_context(failed)?;
+            fs::DirBuilder::new()
+                .mode(0o755)
+                .create(dir)
+                .with_context(failed)?;
             fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).with_context(failed)?;
         }
         if Uid::effective().is_root() {

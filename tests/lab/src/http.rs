@@ -50,7 +50,9 @@ pub async fn request(method: &str, address: SocketAddr, path: &str, deadline: Du
 async fn exchange(method: &str, address: SocketAddr, path: &str) -> Result<Response> {
     let mut stream = TcpStream::connect(address).await?;
     stream
-        .write_all(format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
+        .write_all(
+            format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes(),
+        )
         .await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
@@ -58,20 +60,26 @@ async fn exchange(method: &str, address: SocketAddr, path: &str) -> Result<Respo
 }
 
 fn parse(answer: &str) -> Result<Response> {
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("not an HTTP answer: {answer:?}") };
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        bail!("not an HTTP answer: {answer:?}")
+    };
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap_or_default();
     let status = status.split(' ').nth(1).and_then(|code| code.parse().ok());
     let status = status.with_context(|| format!("no status in {head:?}"))?;
     let chunked = lines.any(|line| line.to_ascii_lowercase().replace(' ', "") == "transfer-encoding:chunked");
-    Ok(Response { status, body: if chunked { unchunk(body)? } else { body.to_owned() } })
+    Ok(Response {
+        status,
+        body: if chunked { unchunk(body)? } else { body.to_owned() },
+    })
 }
 
 fn unchunk(mut rest: &str) -> Result<String> {
     let mut body = String::new();
     loop {
         let (size, after) = rest.split_once("\r\n").context("a chunk without a size")?;
-        let size = usize::from_str_radix(size.split(';').next().unwrap_or("").trim(), 16).context("a chunk's size")?;
+        let size = usize::from_str_radix(size.split(';').next().unwrap_or("").trim(), 16)
+            .context("a chunk's size")?;
         if size == 0 {
             return Ok(body);
         }
@@ -88,8 +96,9 @@ mod tests {
     fn reads_plain_and_chunked_answers() {
         let plain = parse("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno").expect("plain");
         assert_eq!((plain.status, plain.body.as_str()), (503, "no"));
-        let chunked =
-            parse("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n");
+        let chunked = parse(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n",
+        );
         assert_eq!(chunked.expect("chunked").body, "abcde");
     }
 

@@ -1,6 +1,7 @@
 //! The lab itself: a folder, a network if wanted, and what both need to vanish afterwards.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,12 +68,31 @@ impl Lab {
         // A server runs under another account and must be able to pass through.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))
             .with_context(|| format!("cannot open {} to the servers' account", dir.path().display()))?;
-        let run = dir.path().file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let run = run.trim_start_matches("pgctl-lab-").trim_start_matches('.').to_owned();
-        let network = if with_network { Some(Arc::new(Network::new(lifetime)?)) } else { None };
+        let run = dir
+            .path()
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .to_lowercase();
+        let run = run
+            .trim_start_matches("pgctl-lab-")
+            .trim_start_matches('.')
+            .to_owned();
+        let network = if with_network {
+            Some(Arc::new(Network::new(lifetime)?))
+        } else {
+            None
+        };
         let servers_run_as = OsUser::for_servers()?;
         Ok(Lab {
-            inner: Arc::new(Inner { network, dir, run, lifetime, servers_run_as, hosts: AtomicU8::new(0) }),
+            inner: Arc::new(Inner {
+                network,
+                dir,
+                run,
+                lifetime,
+                servers_run_as,
+                hosts: AtomicU8::new(0),
+            }),
         })
     }
 
@@ -101,6 +121,23 @@ impl Lab {
         self.inner.network.is_some()
     }
 
+    /// The switch, for cuts between hosts that are in no [`crate::Cluster`].
+    ///
+    /// # Errors
+    /// The lab has none: it was made with [`Lab::new`].
+    pub fn network(&self) -> Result<&Network> {
+        let network = self.inner.network.as_deref();
+        network.context("this lab has no network to cut; make it with Lab::with_hosts()")
+    }
+
+    /// Our own address on the network, where hosts can send to; loopback if there is none.
+    pub fn our_address(&self) -> Ipv4Addr {
+        self.inner
+            .network
+            .as_ref()
+            .map_or(Ipv4Addr::LOCALHOST, |network| network.our_address())
+    }
+
     /// A new host, still off, with a folder `name` as its disk that belongs to the servers' account.
     ///
     /// # Errors
@@ -120,6 +157,10 @@ impl Lab {
     /// # Errors
     /// No port is free.
     pub fn port_for(&self, usual: u16) -> Result<u16> {
-        if self.has_network() { Ok(usual) } else { crate::ports::free_port() }
+        if self.has_network() {
+            Ok(usual)
+        } else {
+            crate::ports::free_port()
+        }
     }
 }

@@ -70,7 +70,7 @@ pub use condition::wait_until;
 pub use haproxy::{Backend, Haproxy};
 pub use host::{Host, OsUser, Program};
 pub use lab::Lab;
-pub use network::{End, PortOfHost};
+pub use network::{End, Network, PortOfHost};
 pub use node::Node;
 pub use ports::free_port;
 pub use workload::{Ack, Gap, History, Target, Verdict, Writer, WriterOptions, verify};

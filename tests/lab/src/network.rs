@@ -74,14 +74,22 @@ impl Network {
         }
         let mut command = children::command("unshare", lifetime);
         command.args(["--net", "sh", "-c", SWITCH]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut holder = children::spawn(command)?;
         let stdout = holder.stdout.take().context("stdout is piped")?;
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).context("cannot hear from the switch")?;
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .context("cannot hear from the switch")?;
         if line.trim() != "up" {
             let heard = holder.wait_with_output().context("the switch vanished")?;
-            bail!("cannot make a switch: {}", String::from_utf8_lossy(&heard.stderr).trim());
+            bail!(
+                "cannot make a switch: {}",
+                String::from_utf8_lossy(&heard.stderr).trim()
+            );
         }
         let holder_pid = holder.id() as i32;
         let (subnet, uplink) = connect_us(holder_pid)?;
@@ -100,7 +108,21 @@ impl Network {
     /// The port for the `index`-th host, from 1 to 200.
     pub(crate) fn port(&self, index: u8) -> PortOfHost {
         let [a, b, c] = self.subnet;
-        PortOfHost { interface: format!("h{index}"), address: Ipv4Addr::new(a, b, c, index) }
+        PortOfHost {
+            interface: format!("h{index}"),
+            address: Ipv4Addr::new(a, b, c, index),
+        }
+    }
+
+    /// The name of our own interface to the switch.
+    pub fn uplink(&self) -> &str {
+        &self.uplink
+    }
+
+    /// The address of this process, for its hosts.
+    pub fn our_address(&self) -> Ipv4Addr {
+        let [a, b, c] = self.subnet;
+        Ipv4Addr::new(a, b, c, 254)
     }
 
     /// Lays the cable between the switch and a host that was just switched on.
@@ -119,14 +141,20 @@ impl Network {
     }
 
     /// Drops everything that `from` sends to `to`, until healed.
-    pub(crate) fn cut_one_way(&self, from: End, to: End) -> Result<()> {
+    ///
+    /// # Errors
+    /// nftables is missing (scripts/install-deps).
+    pub fn cut_one_way(&self, from: End, to: End) -> Result<()> {
         let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
         cuts.insert((from, to));
         self.install(&cuts)
     }
 
     /// Drops everything between `a` and `b`, both ways, until healed.
-    pub(crate) fn cut(&self, a: End, b: End) -> Result<()> {
+    ///
+    /// # Errors
+    /// nftables is missing (scripts/install-deps).
+    pub fn cut(&self, a: End, b: End) -> Result<()> {
         let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
         cuts.insert((a.clone(), b.clone()));
         cuts.insert((b, a));
@@ -134,7 +162,10 @@ impl Network {
     }
 
     /// Undoes every cut.
-    pub(crate) fn heal(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// nftables is missing (scripts/install-deps).
+    pub fn heal(&self) -> Result<()> {
         let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
         cuts.clear();
         self.install(&cuts)
@@ -149,7 +180,7 @@ impl Network {
         for (from, to) in cuts {
             writeln!(rules, "{}{}drop", from.rule("iifname"), to.rule("oifname"))?;
         }
-        rules.push_str("} }\n");
+        rules.push_str("}\n}\n");
         in_network_of(self.holder_pid, "nft -f -", Some(&rules))
     }
 
@@ -164,7 +195,10 @@ impl Drop for Network {
             return;
         }
         // Our own end of the cable first: the kernel would take it down by itself, but only some time after.
-        let _ = Command::new("ip").args(["link", "del", &self.uplink]).stderr(Stdio::null()).status();
+        let _ = Command::new("ip")
+            .args(["link", "del", &self.uplink])
+            .stderr(Stdio::null())
+            .status();
         let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = holder.kill();
         let _ = holder.wait();
@@ -180,7 +214,9 @@ fn connect_us(switch: i32) -> Result<([u8; 3], String)> {
         let subnet = [198, 18 + (number / 256) as u8, (number % 256) as u8];
         let [a, b, c] = subnet;
         let uplink = format!("pgctl-{number}");
-        let taken = Command::new("ip").args(["-4", "route", "show", "exact", &format!("{a}.{b}.{c}.0/24")]).output();
+        let taken = Command::new("ip")
+            .args(["-4", "route", "show", "exact", &format!("{a}.{b}.{c}.0/24")])
+            .output();
         if taken.is_ok_and(|taken| !taken.stdout.is_empty()) {
             continue;
         }
@@ -189,7 +225,10 @@ fn connect_us(switch: i32) -> Result<([u8; 3], String)> {
             "ip link add {uplink} type veth peer name {CLIENTS} netns {switch} && \
              ip addr add {a}.{b}.{c}.254/24 dev {uplink} && ip link set {uplink} up"
         );
-        let done = Command::new("sh").args(["-c", &script]).output().context("cannot run sh")?;
+        let done = Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .context("cannot run sh")?;
         if done.status.success() {
             return Ok((subnet, uplink));
         }
@@ -201,12 +240,21 @@ fn connect_us(switch: i32) -> Result<([u8; 3], String)> {
 /// Runs a shell script in the network namespace of a process (and only that one of its namespaces).
 fn in_network_of(pid: i32, script: &str, input: Option<&str>) -> Result<()> {
     let mut command = Command::new("nsenter");
-    command.arg("--target").arg(pid.to_string()).args(["--net", "--", "sh", "-c", script]);
-    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+    command
+        .arg("--target")
+        .arg(pid.to_string())
+        .args(["--net", "--", "sh", "-c", script]);
+    command.stdin(if input.is_some() {
+        Stdio::piped()
+    } else {
+        Stdio::null()
+    });
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().context("cannot start nsenter")?;
     if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
-        stdin.write_all(input.as_bytes()).context("cannot write to the script")?;
+        stdin
+            .write_all(input.as_bytes())
+            .context("cannot write to the script")?;
     }
     let done = child.wait_with_output().context("cannot wait for nsenter")?;
     if !done.status.success() {

@@ -11,7 +11,6 @@ use nix::sys::signal::Signal;
 use crate::clock::Mono;
 use crate::host::{Host, OsUser, Program};
 use crate::http::{self, Response};
-use crate::network::End;
 use crate::node_config::NodeConfig;
 use crate::{binaries, processes, sql};
 
@@ -29,7 +28,11 @@ pub struct Node {
 
 impl Node {
     pub(crate) fn new(host: Host, config: NodeConfig) -> Node {
-        Node { host, config, agent: None }
+        Node {
+            host,
+            config,
+            agent: None,
+        }
     }
 
     /// `n1`
@@ -53,7 +56,9 @@ impl Node {
     /// It is a witness.
     pub fn pg_address(&self) -> Result<SocketAddr> {
         let postgres = self.config.postgres.as_ref();
-        Ok(postgres.with_context(|| format!("{} is a witness", self.name()))?.advertise)
+        Ok(postgres
+            .with_context(|| format!("{} is a witness", self.name()))?
+            .advertise)
     }
 
     /// Where peers and `pgctl` reach its agent.
@@ -72,7 +77,9 @@ impl Node {
     /// It is a witness.
     pub fn data_dir(&self) -> Result<&Path> {
         let postgres = self.config.postgres.as_ref();
-        Ok(&postgres.with_context(|| format!("{} is a witness", self.name()))?.data_dir)
+        Ok(&postgres
+            .with_context(|| format!("{} is a witness", self.name()))?
+            .data_dir)
     }
 
     /// What its agent has logged, over all its lives.
@@ -98,12 +105,17 @@ impl Node {
             bail!("the agent of {} runs already", self.name());
         }
         let config = self.host.dir().join("node.toml");
-        fs::write(&config, self.config.to_toml()?).with_context(|| format!("cannot write {}", config.display()))?;
+        fs::write(&config, self.config.to_toml()?)
+            .with_context(|| format!("cannot write {}", config.display()))?;
         self.host.power_on().await?;
         let agent = binaries::ours("pgctl-agent")?;
         let config = config.to_string_lossy();
-        self.agent =
-            Some(self.host.run(&OsUser::current()?, &self.log_path(), &agent, &["--config", &config])?);
+        self.agent = Some(self.host.run(
+            &OsUser::current()?,
+            &self.log_path(),
+            &agent,
+            &["--config", &config],
+        )?);
         Ok(())
     }
 
@@ -133,7 +145,10 @@ impl Node {
     /// It does not run.
     pub fn signal_agent(&self, signal: Signal) -> Result<Mono> {
         let at = Mono::now();
-        let agent = self.agent.as_ref().with_context(|| format!("the agent of {} was not started", self.name()))?;
+        let agent = self
+            .agent
+            .as_ref()
+            .with_context(|| format!("the agent of {} was not started", self.name()))?;
         agent.signal(signal)?;
         Ok(at)
     }
@@ -148,7 +163,9 @@ impl Node {
     /// # Errors
     /// It does not run.
     pub fn signal_postmaster(&self, signal: Signal) -> Result<Mono> {
-        let pid = self.postmaster_pid().with_context(|| format!("no server runs on {}", self.name()))?;
+        let pid = self
+            .postmaster_pid()
+            .with_context(|| format!("no server runs on {}", self.name()))?;
         let at = Mono::now();
         processes::signal(pid, signal)?;
         Ok(at)
@@ -173,16 +190,5 @@ impl Node {
     /// See [`sql::query`].
     pub async fn sql(&self, query: &str) -> Result<Vec<Vec<Option<String>>>> {
         sql::query(self.pg_address()?, query).await
-    }
-
-    /// This node as an end of a cut.
-    ///
-    /// # Errors
-    /// The lab has no network: it was made with `Lab::new()`.
-    pub fn end(&self) -> Result<End> {
-        match self.host.port() {
-            Some(port) => Ok(End::Host(port.clone())),
-            None => bail!("{} has no network of its own; make the lab with Lab::with_hosts()", self.name()),
-        }
     }
 }

@@ -19,7 +19,11 @@ struct Reserved {
     end: u16,
 }
 
-static RESERVED: Mutex<Reserved> = Mutex::new(Reserved { locks: Vec::new(), next: 0, end: 0 });
+static RESERVED: Mutex<Reserved> = Mutex::new(Reserved {
+    locks: Vec::new(),
+    next: 0,
+    end: 0,
+});
 
 /// A port on 127.0.0.1 that is free for TCP and UDP, and that no other run of the lab on this machine gets before
 /// this process ends.
@@ -64,10 +68,15 @@ fn reserve_block(reserved: &mut Reserved) -> Result<()> {
                 return Ok(());
             }
             Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("cannot lock {}", path.display())),
+            Err(TryLockError::Error(e)) => {
+                return Err(e).with_context(|| format!("cannot lock {}", path.display()));
+            }
         }
     }
-    bail!("all {BLOCKS} blocks of ports are taken by other runs; see {}", dir.display())
+    bail!(
+        "all {BLOCKS} blocks of ports are taken by other runs; see {}",
+        dir.display()
+    )
 }
 
 #[cfg(test)]

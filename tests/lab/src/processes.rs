@@ -27,7 +27,10 @@ impl ProcessInfo {
     pub fn read(pid: i32) -> Option<ProcessInfo> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let field = |name: &str| {
-            status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+            status
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                .map(str::trim)
         };
         Some(ProcessInfo {
             pid,
@@ -46,7 +49,9 @@ impl ProcessInfo {
 
 /// All processes in the same PID namespace as `init`, in no order.
 pub fn in_namespace_of(init: i32) -> Vec<ProcessInfo> {
-    let Ok(namespace) = fs::read_link(format!("/proc/{init}/ns/pid")) else { return Vec::new() };
+    let Ok(namespace) = fs::read_link(format!("/proc/{init}/ns/pid")) else {
+        return Vec::new();
+    };
     all_pids()
         .into_iter()
         .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|ns| ns == namespace))
@@ -56,7 +61,11 @@ pub fn in_namespace_of(init: i32) -> Vec<ProcessInfo> {
 
 /// The children of `parent`, in no order.
 pub fn children_of(parent: i32) -> Vec<ProcessInfo> {
-    all_pids().into_iter().filter_map(ProcessInfo::read).filter(|process| process.parent == parent).collect()
+    all_pids()
+        .into_iter()
+        .filter_map(ProcessInfo::read)
+        .filter(|process| process.parent == parent)
+        .collect()
 }
 
 /// Sends a signal by process id.
@@ -90,15 +99,25 @@ impl Footprint {
         };
         let kib = |text: &str, key: &str| -> u64 {
             let line = text.lines().find_map(|line| line.strip_prefix(key));
-            line.and_then(|rest| rest.trim_matches([':', ' ', '\t']).split(' ').next()?.parse::<u64>().ok())
-                .unwrap_or(0)
+            line.and_then(|rest| {
+                rest.trim_matches([':', ' ', '\t'])
+                    .split(' ')
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .unwrap_or(0)
                 * 1024
         };
         let stat = read("stat")?;
         // The second field, the name in parentheses, may hold spaces: count from the last parenthesis.
         let after_name: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-        let ticks =
-            |index: usize| after_name.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+        let ticks = |index: usize| {
+            after_name
+                .get(index)
+                .and_then(|field| field.parse::<u64>().ok())
+                .unwrap_or(0)
+        };
         Ok(Footprint {
             rss_bytes: kib(&read("status")?, "VmRSS"),
             pss_bytes: kib(&read("smaps_rollup")?, "Pss"),
@@ -109,8 +128,13 @@ impl Footprint {
 }
 
 fn all_pids() -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]

@@ -13,7 +13,11 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// A connection's settings as every client of the lab uses them: superuser `postgres`, trusted.
 pub fn config(server: SocketAddr) -> Config {
     let mut config = Config::new();
-    config.user("postgres").dbname("postgres").application_name("lab").connect_timeout(CONNECT);
+    config
+        .user("postgres")
+        .dbname("postgres")
+        .application_name("lab")
+        .connect_timeout(CONNECT);
     config.host(server.ip().to_string()).port(server.port());
     config
 }
@@ -46,6 +50,9 @@ pub async fn query(server: SocketAddr, query: &str) -> Result<Vec<Vec<Option<Str
 /// As for [`query()`]; also if there is no row or the value is null.
 pub async fn value(server: SocketAddr, text: &str) -> Result<String> {
     let rows = query(server, text).await?;
-    let first = rows.into_iter().next().and_then(|row| row.into_iter().next().flatten());
+    let first = rows
+        .into_iter()
+        .next()
+        .and_then(|row| row.into_iter().next().flatten());
     first.with_context(|| format!("{server} returned no value for: {text}"))
 }

@@ -64,7 +64,10 @@ impl History {
 
     /// As [`History::longest_gap`], of the gaps that began before `before`.
     pub fn longest_gap_between(&self, after: Mono, before: Mono) -> Gap {
-        let mut longest = Gap { from: after, to: after };
+        let mut longest = Gap {
+            from: after,
+            to: after,
+        };
         let mut last = self.run.from;
         for at in self.acks.iter().map(|ack| ack.acked).chain([self.run.to]) {
             let gap = Gap { from: last, to: at };
@@ -83,7 +86,9 @@ impl History {
 
     /// The first acknowledgement of a row that was sent after `after`; of any server, or of one.
     pub fn first_ack_after(&self, after: Mono, server: Option<SocketAddr>) -> Option<&Ack> {
-        self.acks.iter().find(|ack| ack.sent >= after && server.is_none_or(|server| server == ack.server))
+        self.acks
+            .iter()
+            .find(|ack| ack.sent >= after && server.is_none_or(|server| server == ack.server))
     }
 
     /// The last acknowledgement by one server.
@@ -105,7 +110,10 @@ impl History {
         }
         self.acks.iter().find_map(|late| {
             let newer = first_of.range(late.timeline + 1..).map(|(_, first)| *first);
-            newer.into_iter().find(|newer| late.sent > newer.acked).map(|newer| (newer, late))
+            newer
+                .into_iter()
+                .find(|newer| late.sent > newer.acked)
+                .map(|newer| (newer, late))
         })
     }
 }
@@ -127,24 +135,47 @@ mod tests {
     }
 
     fn history(acks: Vec<Ack>) -> History {
-        let run = Gap { from: Mono::at_ms(0), to: Mono::at_ms(10_000) };
-        History { run, acks, unknown: Vec::new(), failures: BTreeMap::new() }
+        let run = Gap {
+            from: Mono::at_ms(0),
+            to: Mono::at_ms(10_000),
+        };
+        History {
+            run,
+            acks,
+            unknown: Vec::new(),
+            failures: BTreeMap::new(),
+        }
     }
 
     #[test]
     fn a_gap_may_begin_before_the_fault_but_must_end_after_it() {
-        let h = history(vec![ack(1000, 1, 1), ack(4000, 1, 1), ack(5000, 1, 1), ack(7000, 2, 2), ack(9500, 2, 2)]);
-        assert_eq!(h.longest_gap(Mono::at_ms(5100)).length(), Duration::from_millis(2500));
+        let h = history(vec![
+            ack(1000, 1, 1),
+            ack(4000, 1, 1),
+            ack(5000, 1, 1),
+            ack(7000, 2, 2),
+            ack(9500, 2, 2),
+        ]);
+        assert_eq!(
+            h.longest_gap(Mono::at_ms(5100)).length(),
+            Duration::from_millis(2500)
+        );
         assert_eq!(
             h.longest_gap_between(Mono::at_ms(5100), Mono::at_ms(6000)),
-            Gap { from: Mono::at_ms(5000), to: Mono::at_ms(7000) }
+            Gap {
+                from: Mono::at_ms(5000),
+                to: Mono::at_ms(7000)
+            }
         );
     }
 
     #[test]
     fn silence_after_the_fault_is_a_gap_to_the_end() {
         let h = history(vec![ack(1000, 1, 1)]);
-        assert_eq!(h.longest_gap(Mono::at_ms(1500)).length(), Duration::from_millis(9000));
+        assert_eq!(
+            h.longest_gap(Mono::at_ms(1500)).length(),
+            Duration::from_millis(9000)
+        );
     }
 
     #[test]
@@ -156,7 +187,9 @@ mod tests {
     #[test]
     fn an_old_primary_that_goes_on_is_found() {
         let h = history(vec![ack(1000, 1, 1), ack(2000, 2, 2), ack(2500, 1, 1)]);
-        let (newer, late) = h.two_writers().expect("server 1 acknowledged after server 2 had taken over");
+        let (newer, late) = h
+            .two_writers()
+            .expect("server 1 acknowledged after server 2 had taken over");
         assert_eq!((newer.server.port(), late.server.port()), (2, 1));
     }
 
@@ -164,11 +197,19 @@ mod tests {
     fn an_acknowledgement_that_was_under_way_is_no_proof() {
         let mut under_way = ack(2001, 1, 1);
         under_way.sent = Mono::at_ms(1900);
-        assert!(history(vec![ack(1000, 1, 1), ack(2000, 2, 2), under_way]).two_writers().is_none());
+        assert!(
+            history(vec![ack(1000, 1, 1), ack(2000, 2, 2), under_way])
+                .two_writers()
+                .is_none()
+        );
     }
 
     #[test]
     fn one_timeline_on_two_servers_is_found() {
-        assert!(history(vec![ack(1000, 2, 1), ack(2000, 2, 2)]).two_writers().is_some());
+        assert!(
+            history(vec![ack(1000, 2, 1), ack(2000, 2, 2)])
+                .two_writers()
+                .is_some()
+        );
     }
 }

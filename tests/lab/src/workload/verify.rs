@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::history::{History, RowId};
 use super::TABLE;
+use super::history::{History, RowId};
 use crate::sql;
 
 /// What became of the rows.
@@ -39,10 +39,18 @@ impl Verdict {
 /// # Errors
 /// The table cannot be read.
 pub async fn verify(primary: SocketAddr, history: &History) -> Result<Verdict> {
-    let rows = sql::query(primary, &format!("SELECT client, seq, count(*) FROM {TABLE} GROUP BY 1, 2")).await?;
+    let rows = sql::query(
+        primary,
+        &format!("SELECT client, seq, count(*) FROM {TABLE} GROUP BY 1, 2"),
+    )
+    .await?;
     let mut present = BTreeMap::new();
     for row in &rows {
-        let number = |i: usize| row.get(i).and_then(Option::as_deref).and_then(|text| text.parse::<u64>().ok());
+        let number = |i: usize| {
+            row.get(i)
+                .and_then(Option::as_deref)
+                .and_then(|text| text.parse::<u64>().ok())
+        };
         let (Some(client), Some(seq), Some(count)) = (number(0), number(1), number(2)) else {
             anyhow::bail!("unexpected row in {TABLE}: {row:?}");
         };
@@ -57,11 +65,23 @@ fn compare(history: &History, present: &BTreeMap<RowId, u64>) -> Verdict {
     let unknown_present = unknown.iter().filter(|id| present.contains_key(id)).count() as u64;
     Verdict {
         present: present.values().sum(),
-        lost: acked.iter().filter(|id| !present.contains_key(id)).copied().collect(),
-        duplicates: present.iter().filter(|(_, count)| **count > 1).map(|(id, _)| *id).collect(),
+        lost: acked
+            .iter()
+            .filter(|id| !present.contains_key(id))
+            .copied()
+            .collect(),
+        duplicates: present
+            .iter()
+            .filter(|(_, count)| **count > 1)
+            .map(|(id, _)| *id)
+            .collect(),
         unknown_present,
         unknown_absent: unknown.len() as u64 - unknown_present,
-        never_sent: present.keys().filter(|id| !acked.contains(id) && !unknown.contains(id)).copied().collect(),
+        never_sent: present
+            .keys()
+            .filter(|id| !acked.contains(id) && !unknown.contains(id))
+            .copied()
+            .collect(),
     }
 }
 
@@ -95,7 +115,10 @@ mod tests {
         assert_eq!(verdict.lost, [(1, 2)]);
         assert_eq!(verdict.duplicates, [(1, 3)]);
         assert_eq!(verdict.never_sent, [(9, 1)]);
-        assert_eq!((verdict.unknown_present, verdict.unknown_absent, verdict.present), (1, 1, 5));
+        assert_eq!(
+            (verdict.unknown_present, verdict.unknown_absent, verdict.present),
+            (1, 1, 5)
+        );
         assert!(!verdict.is_clean());
     }
 

@@ -91,7 +91,10 @@ impl Log {
 
     fn failed(&self, why: &anyhow::Error) {
         let mut entries = self.entries();
-        let failure = entries.failures.entry(format!("{why:#}")).or_insert((0, Mono::now()));
+        let failure = entries
+            .failures
+            .entry(format!("{why:#}"))
+            .or_insert((0, Mono::now()));
         *failure = (failure.0 + 1, Mono::now());
     }
 }
@@ -121,7 +124,12 @@ impl Writer {
             };
             tokio::spawn(client.run())
         });
-        Writer { stop, began: Mono::now(), clients: clients.collect(), log }
+        Writer {
+            stop,
+            began: Mono::now(),
+            clients: clients.collect(),
+            log,
+        }
     }
 
     /// Rows acknowledged so far.
@@ -143,19 +151,26 @@ impl Writer {
         let what = format!("{rows} more rows are acknowledged");
         wait_until(&what, deadline, || async {
             let acked = self.acked();
-            if acked >= goal { Ok(()) } else { Err(anyhow!("{acked} of {goal}; {}", self.newest_failure())) }
+            if acked >= goal {
+                Ok(())
+            } else {
+                Err(anyhow!("{acked} of {goal}; {}", self.newest_failure()))
+            }
         })
         .await
     }
 
-    /// Waits until a row is acknowledged that was sent after `after`.
+    /// Waits until a row is acknowledged that was sent after `after`, and returns the first such acknowledgement.
     ///
     /// # Errors
     /// None is after `deadline`; the error tells the clients' newest failure.
     pub async fn wait_for_ack_after(&self, after: Mono, deadline: Duration) -> Result<Ack> {
         wait_until("a row is acknowledged again", deadline, || async {
-            let last = self.log.entries().acks.last().filter(|ack| ack.sent >= after).cloned();
-            last.ok_or_else(|| anyhow!("none; {}", self.newest_failure()))
+            let entries = self.log.entries();
+            let newer = entries.acks.iter().rev().take_while(|ack| ack.acked >= after);
+            let first = newer.filter(|ack| ack.sent >= after).last().cloned();
+            drop(entries);
+            first.ok_or_else(|| anyhow!("none; {}", self.newest_failure()))
         })
         .await
     }
@@ -163,7 +178,9 @@ impl Writer {
     fn newest_failure(&self) -> String {
         let entries = self.log.entries();
         let newest = entries.failures.iter().max_by_key(|(_, (_, last))| *last);
-        newest.map_or("no failures".to_owned(), |(why, (count, _))| format!("newest failure ({count} times): {why}"))
+        newest.map_or("no failures".to_owned(), |(why, (count, _))| {
+            format!("newest failure ({count} times): {why}")
+        })
     }
 
     /// Ends the clients, letting statements under way come to their end, and tells what they saw.
@@ -181,7 +198,10 @@ impl Writer {
         let mut acks = std::mem::take(&mut entries.acks);
         acks.sort_by_key(|ack| ack.acked);
         History {
-            run: Gap { from: self.began, to: Mono::now() },
+            run: Gap {
+                from: self.began,
+                to: Mono::now(),
+            },
             acks,
             unknown: std::mem::take(&mut entries.unknown),
             failures: std::mem::take(&mut entries.failures),
@@ -253,7 +273,13 @@ impl LoneClient {
             // A wait for standbys that was cancelled ends in success, with nothing but a warning.
             bail!("acknowledged, but with a warning");
         }
-        let ack = Ack { id: (self.number, seq), sent, acked, server: session.server, timeline: session.timeline };
+        let ack = Ack {
+            id: (self.number, seq),
+            sent,
+            acked,
+            server: session.server,
+            timeline: session.timeline,
+        };
         self.log.entries().acks.push(ack);
         self.log.acked.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -298,9 +324,16 @@ impl LoneClient {
             Ok::<_, anyhow::Error>((session, server))
         };
         let connected = timeout(self.options.connect, connecting).await;
-        let ((client, driver, warned), (server, timeline)) =
-            connected.map_err(|_| anyhow!("{address}: no connection in time"))?.context(address.to_string())?;
-        Ok(Session { client, driver, warned, server, timeline })
+        let ((client, driver, warned), (server, timeline)) = connected
+            .map_err(|_| anyhow!("{address}: no connection in time"))?
+            .context(address.to_string())?;
+        Ok(Session {
+            client,
+            driver,
+            warned,
+            server,
+            timeline,
+        })
     }
 }
 
@@ -318,7 +351,10 @@ async fn about(client: &Client) -> Result<(SocketAddr, u32)> {
     if field(2) == Some("on") {
         bail!("not writable");
     }
-    let address = field(0).zip(field(1)).map(|(ip, port)| format!("{ip}:{port}")).context("no address")?;
+    let address = field(0)
+        .zip(field(1))
+        .map(|(ip, port)| format!("{ip}:{port}"))
+        .context("no address")?;
     let timeline = field(3).and_then(|file| u32::from_str_radix(file.get(..8)?, 16).ok());
     Ok((address.parse()?, timeline.context("no timeline")?))
 }
