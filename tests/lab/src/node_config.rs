@@ -1,0 +1,100 @@
+//! `node.toml`, as the agent reads it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// One node's configuration file. Public fields, so that a test can make any mistake it wants.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeConfig {
+    /// Who this node is.
+    pub node: NodeSection,
+    /// Whom it belongs to.
+    pub cluster: ClusterSection,
+    /// gRPC for peers and `pgctl`; lease renewals by UDP on the same number.
+    pub peer: Listen,
+    /// Health endpoints.
+    pub http: Listen,
+    /// The server; absent on a witness.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<PostgresSection>,
+    /// Used once, when the cluster is created.
+    pub bootstrap: BootstrapSection,
+}
+
+/// `[node]`
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeSection {
+    /// `n1`
+    pub name: String,
+    /// Where the agent keeps its own files.
+    pub state_dir: PathBuf,
+}
+
+/// `[cluster]`
+#[derive(Clone, Debug, Serialize)]
+pub struct ClusterSection {
+    /// The cluster's name.
+    pub name: String,
+    /// Every node, this one included.
+    pub members: Vec<Member>,
+}
+
+/// One entry of `members`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Member {
+    /// `n1`
+    pub name: String,
+    /// Its peer address.
+    pub peer: SocketAddr,
+    /// Whether it has no server, and only votes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub witness: bool,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Listen {
+    /// `127.0.0.1:7001`
+    pub listen: SocketAddr,
+}
+
+/// `[postgres]`
+#[derive(Clone, Debug, Serialize)]
+pub struct PostgresSection {
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// Where `postgres` and its companions are.
+    pub bin_dir: PathBuf,
+    /// Where clients and standbys connect.
+    pub listen: SocketAddr,
+    /// The address that other nodes are told.
+    pub advertise: SocketAddr,
+    /// The folder of the server's Unix socket.
+    pub socket_dir: PathBuf,
+    /// Lines for pg_hba.conf.
+    pub hba: Vec<String>,
+    /// Settings of the server.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// `[bootstrap]`
+#[derive(Clone, Debug, Serialize)]
+pub struct BootstrapSection {
+    /// `lan-fast`, `default` or `wan`.
+    pub timing: String,
+    /// `quorum`, `strict` or `async`.
+    pub sync_mode: String,
+}
+
+impl NodeConfig {
+    /// The file's text.
+    ///
+    /// # Errors
+    /// A value has no form in TOML (a path that is not UTF-8).
+    pub fn to_toml(&self) -> anyhow::Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+}

@@ -1,0 +1,363 @@
+//! The lab's own promises, with plain PostgreSQL servers and no agent: power cuts, cuts in the network, clients that
+//! remember. What the lab says of a cluster is worth no more than this.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use lab::{DEADLINE, Host, Lab, Program, Target, Writer, WriterOptions, binaries, sql, verify, wait_until};
+use nix::sys::signal::Signal;
+
+/// A server without an agent, on a host of its own.
+struct Plain {
+    lab: Lab,
+    host: Host,
+    bin_dir: PathBuf,
+    address: SocketAddr,
+    server: Option<Program>,
+}
+
+impl Plain {
+    async fn new(lab: &Lab, name: &str) -> Result<Plain> {
+        let host = lab.host(name)?;
+        let address = SocketAddr::new(IpAddr::V4(host.ip()), lab.port_for(5432)?);
+        let bin_dir = binaries::newest_postgres()?;
+        let mut plain = Plain {
+            lab: lab.clone(),
+            host,
+            bin_dir,
+            address,
+            server: None,
+        };
+        plain.host.power_on().await?;
+        let data = plain.data().display().to_string();
+        plain.run(
+            "initdb",
+            &[
+                "-D",
+                &data,
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-N",
+                "--locale=C.UTF-8",
+            ],
+        )?;
+        std::fs::write(plain.data().join("pg_hba.conf"), "host all all all trust\n")?;
+        plain.start().await?;
+        Ok(plain)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.host.dir().join("data")
+    }
+
+    fn run(&self, program: &str, args: &[&str]) -> Result<String> {
+        self.host
+            .output(self.lab.servers_run_as(), &self.bin_dir.join(program), args)
+    }
+
+    async fn start(&mut self) -> Result<()> {
+        self.host.power_on().await?;
+        let data = self.data().display().to_string();
+        let (ip, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        let args = [
+            "-D",
+            &data,
+            "-c",
+            "unix_socket_directories=",
+            "-h",
+            &ip,
+            "-p",
+            &port,
+        ];
+        let log = self.lab.dir().join(format!("{}.log", self.host.name()));
+        let postgres = self.bin_dir.join("postgres");
+        self.server = Some(self.host.run(self.lab.servers_run_as(), &log, &postgres, &args)?);
+        let up = wait_until("the server answers", DEADLINE, || {
+            sql::value(self.address, "SELECT 1")
+        })
+        .await;
+        up.map(drop)
+            .with_context(|| std::fs::read_to_string(log).unwrap_or_default())
+    }
+}
+
+fn exists(path: &Path) -> bool {
+    path.try_exists().unwrap_or(true)
+}
+
+#[tokio::test]
+async fn a_power_cut_ends_every_process_and_acknowledged_rows_survive_it() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut node = Plain::new(&lab, "n1").await?;
+    Writer::prepare(node.address).await?;
+    let writer = Writer::start(Target::Hosts(vec![node.address]), WriterOptions::default());
+    writer.wait_for_acks(50, DEADLINE).await?;
+
+    let processes = node.host.processes();
+    assert!(
+        processes.len() > 5,
+        "init, postmaster and its helpers: {processes:?}"
+    );
+    let postmaster = node.host.postmaster_pid(&node.data()).context("a postmaster")?;
+    assert_eq!(node.server.as_ref().and_then(Program::pid), Some(postmaster));
+
+    let cut = node.host.power_off()?;
+    for process in processes {
+        assert!(
+            !exists(Path::new(&format!("/proc/{}", process.pid))),
+            "{process:?} survived"
+        );
+    }
+    assert!(!node.host.is_on() && node.host.processes().is_empty());
+    assert!(
+        exists(&node.data().join("postmaster.pid")),
+        "a power cut leaves the stale file behind"
+    );
+
+    node.start().await?;
+    let back = writer.wait_for_ack_after(cut, DEADLINE).await?;
+    assert_eq!(back.server, node.address);
+    let history = writer.stop().await;
+    let gap = history.longest_gap(cut);
+    assert!(
+        gap.to == back.acked && gap.length() > back.acked.since(back.sent),
+        "{gap:?} should end with {back:?}"
+    );
+    let verdict = verify(node.address, &history).await?;
+    assert!(verdict.is_clean(), "{verdict:?}");
+    assert!(verdict.present >= history.acked());
+    assert!(history.two_writers().is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_row_that_vanishes_is_reported_as_lost() -> Result<()> {
+    let lab = Lab::new()?;
+    let node = Plain::new(&lab, "n1").await?;
+    Writer::prepare(node.address).await?;
+    let writer = Writer::start(
+        Target::One(node.address),
+        WriterOptions {
+            clients: 1,
+            ..Default::default()
+        },
+    );
+    writer.wait_for_acks(10, DEADLINE).await?;
+    let history = writer.stop().await;
+    sql::query(node.address, "DELETE FROM lab_writes WHERE seq = 7").await?;
+    sql::query(node.address, "INSERT INTO lab_writes VALUES (1, 8), (77, 1)").await?;
+    let verdict = verify(node.address, &history).await?;
+    assert_eq!(
+        (verdict.lost, verdict.duplicates, verdict.never_sent),
+        (vec![(1, 7)], vec![(1, 8)], vec![(77, 1)])
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_frozen_host_is_silent_until_thawed() -> Result<()> {
+    let lab = Lab::new()?;
+    let node = Plain::new(&lab, "n1").await?;
+    Writer::prepare(node.address).await?;
+    let writer = Writer::start(Target::Hosts(vec![node.address]), WriterOptions::default());
+    writer.wait_for_acks(10, DEADLINE).await?;
+    node.host.freeze()?;
+    wait_until("every process is stopped", DEADLINE, || async {
+        let processes = node.host.processes();
+        let awake: Vec<_> = processes
+            .iter()
+            .filter(|p| p.state != 'T' && p.inner_pid != 1)
+            .collect();
+        // Init's own helper is stopped too: only init itself stays awake, to be killed at a power cut.
+        if awake.is_empty() {
+            Ok(())
+        } else {
+            bail!("{awake:?}")
+        }
+    })
+    .await?;
+    assert!(sql::value(node.address, "SELECT 1").await.is_err());
+    node.host.thaw()?;
+    let thawed = lab::Mono::now();
+    writer.wait_for_ack_after(thawed, DEADLINE).await?;
+    writer.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_warning_with_a_success_is_not_an_acknowledgement() -> Result<()> {
+    let lab = Lab::new()?;
+    let node = Plain::new(&lab, "n1").await?;
+    Writer::prepare(node.address).await?;
+    // Nobody is there to acknowledge: every commit waits, until the wait is cancelled, which "succeeds".
+    sql::query(
+        node.address,
+        "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
+    )
+    .await?;
+    sql::query(node.address, "SELECT pg_reload_conf()").await?;
+    wait_until("the setting is in force", DEADLINE, || async {
+        match sql::value(node.address, "SHOW synchronous_standby_names")
+            .await?
+            .as_str()
+        {
+            "nobody" => Ok(()),
+            other => bail!("{other}"),
+        }
+    })
+    .await?;
+    let patient = WriterOptions {
+        clients: 1,
+        statement: DEADLINE,
+        ..Default::default()
+    };
+    let writer = Writer::start(Target::One(node.address), patient);
+    wait_until("a commit was waiting and was cancelled", DEADLINE, || async {
+        let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        if sql::query(node.address, cancel).await?.is_empty() {
+            bail!("none")
+        } else {
+            Ok(())
+        }
+    })
+    .await?;
+    sql::query(node.address, "ALTER SYSTEM RESET synchronous_standby_names").await?;
+    sql::query(node.address, "SELECT pg_reload_conf()").await?;
+    writer.wait_for_acks(1, DEADLINE).await?;
+    let history = writer.stop().await;
+    let warned = history.failures.keys().any(|why| why.contains("warning"));
+    assert!(warned && !history.unknown.is_empty(), "{:?}", history.failures);
+    Ok(())
+}
+
+#[tokio::test]
+async fn signals_reach_the_program_itself() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut host = lab.host("n1")?;
+    host.power_on().await?;
+    let log = lab.dir().join("sleep.log");
+    let mut program = host.run(
+        &lab::OsUser::current()?,
+        &log,
+        Path::new("/bin/sleep"),
+        &["infinity"],
+    )?;
+    let pid = wait_until("it runs", DEADLINE, || async { program.pid().context("no pid") }).await?;
+    program.signal(Signal::SIGSTOP)?;
+    let state = || lab::processes::ProcessInfo::read(pid).map(|process| process.state);
+    wait_until("it is stopped", DEADLINE, || async {
+        (state() == Some('T')).then_some(()).context("awake")
+    })
+    .await?;
+    program.signal(Signal::SIGCONT)?;
+    wait_until("it goes on", DEADLINE, || async {
+        (state() == Some('S')).then_some(()).context("asleep")
+    })
+    .await?;
+    program.signal(Signal::SIGSTOP)?;
+    wait_until("it is stopped", DEADLINE, || async {
+        (state() == Some('T')).then_some(()).context("awake")
+    })
+    .await?;
+    program.signal(Signal::SIGKILL)?;
+    assert!(!program.wait().await?.success());
+    assert!(host.is_on(), "the host outlives its programs");
+    Ok(())
+}
+
+#[tokio::test]
+async fn cuts_drop_what_they_say_and_heal() -> Result<()> {
+    let lab = Lab::with_hosts()?;
+    let a = Plain::new(&lab, "a").await?;
+    let b = Plain::new(&lab, "b").await?;
+    let network = lab.network()?;
+    let ends = || Ok::<_, anyhow::Error>((a.host.end()?, b.host.end()?));
+    let reaches = |from: &Plain, to: &Plain| {
+        let at = (to.address.ip().to_string(), to.address.port().to_string());
+        let args = ["-h", &at.0, "-p", &at.1, "-t", "2"];
+        from.run("pg_isready", &args).is_ok()
+    };
+    let (end_a, end_b) = ends()?;
+    assert!(reaches(&a, &b) && reaches(&b, &a));
+
+    network.cut(end_a.clone(), end_b.clone())?;
+    assert!(!reaches(&a, &b) && !reaches(&b, &a));
+    assert_eq!(
+        sql::value(a.address, "SELECT 1").await?,
+        "1",
+        "clients still reach both"
+    );
+    assert_eq!(sql::value(b.address, "SELECT 1").await?, "1");
+    network.heal()?;
+    assert!(reaches(&a, &b) && reaches(&b, &a));
+
+    network.cut(end_a.clone(), lab::End::Any)?;
+    assert!(!reaches(&a, &b));
+    assert!(
+        sql::value(a.address, "SELECT 1").await.is_err(),
+        "clients are cut off too"
+    );
+    assert_eq!(sql::value(b.address, "SELECT 1").await?, "1");
+    network.heal()?;
+
+    // One way: what b sends to a is dropped, so no TCP connection can be made either way, but one-way traffic flows.
+    let listener = std::net::UdpSocket::bind(("0.0.0.0", 0))?;
+    listener.set_nonblocking(true)?;
+    network.cut_one_way(lab::End::Clients, end_a.clone())?;
+    let here = lab.our_address();
+    let to = format!(
+        "echo -n heard > /dev/udp/{here}/{}",
+        listener.local_addr()?.port()
+    );
+    a.host
+        .output(&lab::OsUser::current()?, Path::new("/bin/bash"), &["-c", &to])?;
+    let mut buffer = [0; 16];
+    let heard = wait_until("a is heard", DEADLINE, || {
+        let heard = listener.recv(&mut buffer).context("nothing yet");
+        async move { heard }
+    })
+    .await?;
+    assert_eq!(heard, "heard".len());
+    assert!(
+        sql::value(a.address, "SELECT 1").await.is_err(),
+        "a cannot hear us"
+    );
+    network.heal()?;
+    assert_eq!(sql::value(a.address, "SELECT 1").await?, "1");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_that_loses_power_is_silent_and_comes_back_at_its_address() -> Result<()> {
+    let lab = Lab::with_hosts()?;
+    let mut node = Plain::new(&lab, "n1").await?;
+    node.host.power_off()?;
+    assert!(sql::value(node.address, "SELECT 1").await.is_err());
+    node.start().await?;
+    assert_eq!(sql::value(node.address, "SELECT 1").await?, "1");
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_left_behind() -> Result<()> {
+    let lab = Lab::with_hosts()?;
+    let dir = lab.dir().to_owned();
+    let node = Plain::new(&lab, "n1").await?;
+    let processes = node.host.processes();
+    let interface = lab.network()?.uplink().to_owned();
+    assert!(exists(&PathBuf::from("/sys/class/net").join(&interface)));
+    drop(node);
+    drop(lab);
+    assert!(!exists(&dir));
+    for process in processes {
+        assert!(
+            !exists(Path::new(&format!("/proc/{}", process.pid))),
+            "{process:?}"
+        );
+    }
+    assert!(!exists(&PathBuf::from("/sys/class/net").join(&interface)));
+    Ok(())
+}
