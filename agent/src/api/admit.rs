@@ -2,7 +2,7 @@
 
 use super::refusal;
 use crate::config::{HostPort, nearest};
-use agent_core::cluster::{ClusterState, FailoverRisk, MemberKind};
+use agent_core::cluster::{Applied, ClusterState, FailoverRisk, MemberKind};
 use agent_core::ids::{NodeId, RequestId};
 use tonic::Status;
 
@@ -40,9 +40,16 @@ pub(super) fn member(state: &ClusterState, name: &str) -> Result<NodeId, Status>
     ))
 }
 
-/// Whether the request was carried out, or refused, before.
-pub(super) fn was_seen(state: &ClusterState, request: &RequestId) -> bool {
-    state.requests.iter().any(|(seen, _)| seen == request)
+/// How the request was answered when it came before: `None` if it is new.
+///
+/// # Errors
+/// It was refused then, and is so again.
+pub(super) fn earlier(state: &ClusterState, request: &RequestId) -> Result<Option<Applied>, Status> {
+    match state.requests.iter().find(|(seen, _)| seen == request) {
+        None => Ok(None),
+        Some((_, Ok(applied))) => Ok(Some(applied.clone())),
+        Some((_, Err(rejected))) => Err(refusal::of_propose(rejected.clone().into())),
+    }
 }
 
 /// Whether a node of that name and address can be added; the address in its usual form.

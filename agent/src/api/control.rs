@@ -4,7 +4,7 @@
 //! the Raft leader wherever it is; each carries the client's request id, so that one that is sent again, to this agent
 //! or to another, is carried out once.
 
-use super::admit::{allow_failover, leaving_member, member, new_member, request_id, was_seen};
+use super::admit::{allow_failover, earlier, leaving_member, member, new_member, request_id};
 use super::progress::{Kind, ProgressStream, Watched, follow};
 use super::{describe, refusal, settings};
 use crate::ports::{Consensus, Overview};
@@ -235,7 +235,7 @@ impl Control for ControlService {
         let request = request_id(request)?;
         let state = self.consensus.state();
         let to = member(&state, &to)?;
-        if !was_seen(&state, &request) {
+        if earlier(&state, &request)?.is_none() {
             let risk = self.risk_of(&state, to);
             allow_failover(&state, &risk, accept_data_loss)?;
             self.propose(Command::OrderFailover {
@@ -294,7 +294,7 @@ impl Control for ControlService {
         } = request.into_inner();
         let request = request_id(request)?;
         let state = self.consensus.state();
-        if was_seen(&state, &request) {
+        if earlier(&state, &request)?.is_some() {
             return Ok(Response::new(settings::shown(&state.settings)));
         }
         if version != state.settings.version {
@@ -374,7 +374,7 @@ impl Control for ControlService {
         let wire::RemoveMemberRequest { request, name } = request.into_inner();
         let request = request_id(request)?;
         let state = self.consensus.state();
-        if was_seen(&state, &request) {
+        if earlier(&state, &request)?.is_some() {
             return Ok(Response::new(wire::Change { changed: true }));
         }
         let node = leaving_member(&state, &name)?;
