@@ -4,15 +4,15 @@
 //! the Raft leader wherever it is; each carries the client's request id, so that one that is sent again, to this agent
 //! or to another, is carried out once.
 
+use super::admit::{allow_failover, earlier, leaving_member, member, new_member, request_id};
 use super::progress::{Kind, ProgressStream, Watched, follow};
 use super::{describe, refusal, settings};
-use crate::config::{HostPort, nearest};
 use crate::ports::{Consensus, Overview};
 use agent_core::cluster::{
     Applied, ClusterState, Command, FailoverRisk, Member, MemberKind, choose_target, failover_risk,
     fit_for_switchover,
 };
-use agent_core::ids::{NodeId, RequestId};
+use agent_core::ids::NodeId;
 use agent_core::time::WallTime;
 use proto::control as wire;
 use proto::control::control_server::{Control, ControlServer};
@@ -24,9 +24,6 @@ use tonic::{Request, Response, Status};
 
 /// How long a command may take to be committed and applied.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
-
-/// The longest request id that is taken, bytes: ids are kept in the replicated state.
-const REQUEST_ID_MAX: usize = 64;
 
 /// Answers `pgctl`, on any node.
 pub struct ControlService {
@@ -93,39 +90,6 @@ impl ControlService {
 fn now() -> WallTime {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     WallTime(super::milliseconds(since_1970))
-}
-
-fn request_id(id: String) -> Result<RequestId, Status> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if id.is_empty() || id.len() > REQUEST_ID_MAX || !id.chars().all(plain) {
-        let next = "give each request an id of its own, such as a UUID";
-        return Err(refusal::invalid(
-            "bad-request-id",
-            "a request id is 1 to 64 of a-z A-Z 0-9 - _ .",
-            next,
-        ));
-    }
-    Ok(RequestId(id))
-}
-
-fn member(state: &ClusterState, name: &str) -> Result<NodeId, Status> {
-    if let Some((node, _)) = state.member_named(name) {
-        return Ok(node);
-    }
-    let near = nearest(name, state.members.values().map(|member| member.name.as_str()));
-    let hint = near
-        .map(|near| format!("did you mean {near}? "))
-        .unwrap_or_default();
-    let message = format!("{name:?} is not a member of {}", state.name);
-    Err(refusal::conflict(
-        "not-a-member",
-        message,
-        &format!("{hint}choose a node of `pgctl list`"),
-    ))
-}
-
-fn was_seen(state: &ClusterState, request: &RequestId) -> bool {
-    state.requests.iter().any(|(seen, _)| seen == request)
 }
 
 #[tonic::async_trait]
@@ -271,7 +235,7 @@ impl Control for ControlService {
         let request = request_id(request)?;
         let state = self.consensus.state();
         let to = member(&state, &to)?;
-        if !was_seen(&state, &request) {
+        if earlier(&state, &request)?.is_none() {
             let risk = self.risk_of(&state, to);
             allow_failover(&state, &risk, accept_data_loss)?;
             self.propose(Command::OrderFailover {
@@ -330,7 +294,7 @@ impl Control for ControlService {
         } = request.into_inner();
         let request = request_id(request)?;
         let state = self.consensus.state();
-        if was_seen(&state, &request) {
+        if earlier(&state, &request)?.is_some() {
             return Ok(Response::new(settings::shown(&state.settings)));
         }
         if version != state.settings.version {
@@ -380,37 +344,7 @@ impl Control for ControlService {
             tags,
         } = request.into_inner();
         let request = request_id(request)?;
-        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
-        if !(1..=40).contains(&name.len()) || !name.chars().all(allowed) {
-            let message = format!("{name:?} is no node name: it must be 1 to 40 of a-z 0-9 _ -");
-            return Err(refusal::invalid(
-                "bad-name",
-                message,
-                "choose another name, the one in its node.toml",
-            ));
-        }
-        let Some(peer) = HostPort::parse(&peer) else {
-            let message = format!("{peer:?} is no address of an agent");
-            return Err(refusal::invalid(
-                "bad-peer",
-                message,
-                "give host:port of its gRPC port, such as 10.0.0.4:7432",
-            ));
-        };
-        let peer = peer.to_string();
-        let state = self.consensus.state();
-        if let Some(other) = state
-            .members
-            .values()
-            .find(|member| member.peer == peer && member.name != name)
-        {
-            let message = format!("{} is reached at {peer} already", other.name);
-            return Err(refusal::conflict(
-                "peer-taken",
-                message,
-                "give the new node's own address",
-            ));
-        }
+        let peer = new_member(&self.consensus.state(), &name, &peer)?;
         let kind = if witness {
             MemberKind::Witness
         } else {
@@ -440,24 +374,10 @@ impl Control for ControlService {
         let wire::RemoveMemberRequest { request, name } = request.into_inner();
         let request = request_id(request)?;
         let state = self.consensus.state();
-        if was_seen(&state, &request) {
+        if earlier(&state, &request)?.is_some() {
             return Ok(Response::new(wire::Change { changed: true }));
         }
-        let node = member(&state, &name)?;
-        // Checked again by the state machine; here before the node loses its vote.
-        if state.holder == Some(node) {
-            let message = format!("{name} is the primary");
-            return Err(refusal::conflict(
-                "holder-stays",
-                message,
-                "pgctl switchover to another node first",
-            ));
-        }
-        if state.sync.iter().any(|rule| rule.members.contains(&node)) {
-            let message = format!("{name} is in the synchronous set");
-            let next = format!("take it out first: pgctl member maintenance {name} on");
-            return Err(refusal::conflict("in-synchronous-set", message, &next));
-        }
+        let node = leaving_member(&state, &name)?;
         self.consensus
             .remove_member(request, node)
             .await
@@ -480,47 +400,4 @@ impl Control for ControlService {
         })
         .await
     }
-}
-
-fn allow_failover(state: &ClusterState, risk: &FailoverRisk, accept_data_loss: bool) -> Result<(), Status> {
-    let to = state.name_of(risk.target);
-    if state.holder == Some(risk.target) {
-        let message = format!("{to} holds the newest epoch already");
-        return Err(refusal::conflict(
-            "already-primary",
-            message,
-            "see `pgctl explain` for what it waits for",
-        ));
-    }
-    if state
-        .members
-        .get(&risk.target)
-        .is_some_and(|member| member.kind == MemberKind::Witness)
-    {
-        let message = format!("{to} is a witness and has no data");
-        return Err(refusal::conflict("witness", message, "choose a data node"));
-    }
-    if !risk.target_ready {
-        let message = format!("{to} does not answer, or its server is not a running standby");
-        return Err(refusal::conflict(
-            "target-is-gone",
-            message,
-            "start it, or choose another node of `pgctl list`",
-        ));
-    }
-    if risk.acknowledged_is_safe || accept_data_loss {
-        return Ok(());
-    }
-    let bytes = risk
-        .bytes
-        .map_or_else(|| "an unknown number of".to_owned(), |bytes| bytes.to_string());
-    let span = risk.span.map_or_else(
-        || "unknown".to_owned(),
-        |span| format!("{:.1} s", span.as_secs_f64()),
-    );
-    Err(refusal::conflict(
-        "data-loss-not-accepted",
-        format!("{to} may lack acknowledged commits: {bytes} bytes of WAL, from a span of {span}"),
-        "bring back the nodes that `pgctl explain` names, or repeat with --accept-data-loss",
-    ))
 }

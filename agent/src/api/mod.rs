@@ -2,6 +2,7 @@
 //!
 //! This room knows the ports and the core. It never waits for a server, and decides nothing.
 
+mod admit;
 pub mod control;
 mod describe;
 pub mod http;

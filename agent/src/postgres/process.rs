@@ -16,7 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 /// How many of the last bytes of the log to show when a server has died.
-const TAIL: usize = 1200;
+const TAIL: usize = 2000;
+const TAIL_LINES: usize = 5;
 
 /// The postmaster that is known to run, if any.
 pub struct ServerProcess {
@@ -263,16 +264,8 @@ impl Instance {
         let path = newest.map_or_else(|| self.log_path(), |entry| entry.path());
         let bytes = std::fs::read(&path).unwrap_or_default();
         let tail = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(TAIL)..]).into_owned();
-        let serious = |line: &&str| {
-            ["FATAL:", "PANIC:", "ERROR:", "HINT:", "DETAIL:"]
-                .iter()
-                .any(|w| line.contains(w))
-        };
-        let mut lines: Vec<&str> = tail.lines().filter(serious).collect();
-        if lines.is_empty() {
-            lines = tail.lines().rev().take(3).collect();
-            lines.reverse();
-        }
+        let mut lines: Vec<&str> = tail.lines().rev().take(TAIL_LINES).collect();
+        lines.reverse();
         (lines.join(" | "), path)
     }
 }

@@ -1,9 +1,8 @@
 //! Servers for the tests: each under a folder, port and control group of its own, all gone at the end.
 
-use agent::postgres::{Credentials, Instance, InstanceConfig, PgError, ServerConf};
+use agent::postgres::{Credentials, Instance, InstanceConfig, ServerConf};
 use agent_core::pg::{Position, TimelineId};
 use agent_core::view::{PgObservation, PrimaryView, Server, StandbyView, Upstream};
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -35,7 +34,9 @@ impl Drop for Node {
 
 pub fn bin_dirs() -> Vec<PathBuf> {
     let dirs: Vec<PathBuf> = match std::env::var_os("PGCTL_TEST_PG_BINDIRS") {
-        Some(list) => std::env::split_paths(&list).filter(|dir| dir.join("postgres").exists()).collect(),
+        Some(list) => std::env::split_paths(&list)
+            .filter(|dir| dir.join("postgres").exists())
+            .collect(),
         None => std::fs::read_dir("/usr/lib/postgresql")
             .into_iter()
             .flatten()
@@ -44,7 +45,10 @@ pub fn bin_dirs() -> Vec<PathBuf> {
             .filter(|dir| dir.join("postgres").exists())
             .collect(),
     };
-    assert!(!dirs.is_empty(), "no PostgreSQL server programs: install a server or set PGCTL_TEST_PG_BINDIRS");
+    assert!(
+        !dirs.is_empty(),
+        "no PostgreSQL server programs: install a server or set PGCTL_TEST_PG_BINDIRS"
+    );
     dirs
 }
 
@@ -52,7 +56,11 @@ pub fn bin_dirs() -> Vec<PathBuf> {
 pub fn on_each_version<F: Future<Output = ()>>(test: impl Fn(Bench) -> F) {
     for bin_dir in bin_dirs() {
         println!("--- {}", bin_dir.display());
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(test(Bench::new(bin_dir)));
     }
 }
@@ -80,7 +88,11 @@ impl Bench {
             open_to_all(dir);
         }
         let user = |name: &str| nix::unistd::User::from_name(name).ok().flatten().is_some();
-        let parameters = [("shared_buffers", "16MB"), ("max_connections", "40"), ("work_mem", "1MB")];
+        let parameters = [
+            ("shared_buffers", "16MB"),
+            ("max_connections", "40"),
+            ("work_mem", "1MB"),
+        ];
         InstanceConfig {
             node_name: name.to_owned(),
             cluster_name: "contract".to_owned(),
@@ -89,8 +101,11 @@ impl Bench {
             socket_dir: home.join("run"),
             listen_addresses: "127.0.0.1".to_owned(),
             port: free_port(),
-            os_user: (nix::unistd::Uid::effective().is_root() && !user("postgres")).then(|| "nobody".to_owned()),
-            parameters: parameters.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            os_user: (nix::unistd::Uid::effective().is_root() && !user("postgres"))
+                .then(|| "nobody".to_owned()),
+            parameters: parameters
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             hba: Vec::new(),
             state_dir: home.join("state"),
         }
@@ -108,14 +123,17 @@ impl Bench {
         node.until_standby(|_| true).await;
         node.pg.promote(TimelineId(timeline), PATIENCE).await.unwrap();
         node.pg.ensure_roles().await.unwrap();
-        node.pg.run_sql("CREATE TABLE t (id int)").await.unwrap();
+        node.pg.run_sql("CREATE TABLE public.t (id int)").await.unwrap();
         node
     }
 
     /// A copy of `primary` that streams from it.
     pub async fn standby_of(&self, primary: &Node, name: &str) -> Node {
         let node = self.node(name);
-        node.pg.base_backup(&primary.upstream("copy"), |_, _| {}).await.unwrap();
+        node.pg
+            .base_backup(&primary.upstream("copy"), |_, _| {})
+            .await
+            .unwrap();
         node.pg.start(&conf(Some(primary.upstream(name)))).await.unwrap();
         node.until_streaming().await;
         node
@@ -124,7 +142,10 @@ impl Bench {
 
 impl Node {
     pub fn open(config: InstanceConfig) -> Node {
-        Node { pg: Instance::open(config.clone(), credentials()).unwrap(), config }
+        Node {
+            pg: Instance::open(config.clone(), credentials()).unwrap(),
+            config,
+        }
     }
 
     pub fn upstream(&self, application_name: &str) -> Upstream {
@@ -154,18 +175,38 @@ impl Node {
     }
 
     pub async fn until_standby(&self, fits: impl Fn(&StandbyView) -> bool) -> StandbyView {
-        let seen = self.until("such a standby", |seen| matches!(&seen.server, Server::Standby(s) if fits(s))).await;
-        let Server::Standby(standby) = seen.server else { unreachable!("just matched") };
+        let seen = self
+            .until(
+                "such a standby",
+                |seen| matches!(&seen.server, Server::Standby(s) if fits(s)),
+            )
+            .await;
+        let Server::Standby(standby) = seen.server else {
+            unreachable!("just matched")
+        };
         standby
     }
 
     pub async fn until_streaming(&self) -> StandbyView {
-        self.until_standby(|standby| standby.receiver.as_ref().is_some_and(|receiver| receiver.streaming)).await
+        self.until_standby(|standby| {
+            standby
+                .receiver
+                .as_ref()
+                .is_some_and(|receiver| receiver.streaming)
+        })
+        .await
     }
 
     pub async fn until_primary(&self, fits: impl Fn(&PrimaryView) -> bool) -> PrimaryView {
-        let seen = self.until("such a primary", |seen| matches!(&seen.server, Server::Primary(p) if fits(p))).await;
-        let Server::Primary(primary) = seen.server else { unreachable!("just matched") };
+        let seen = self
+            .until(
+                "such a primary",
+                |seen| matches!(&seen.server, Server::Primary(p) if fits(p)),
+            )
+            .await;
+        let Server::Primary(primary) = seen.server else {
+            unreachable!("just matched")
+        };
         primary
     }
 
@@ -189,18 +230,14 @@ pub fn conf(upstream: Option<Upstream>) -> ServerConf {
     }
 }
 
-pub fn text(error: &PgError) -> String {
-    error.to_string()
-}
-
-pub fn no_slots() -> BTreeMap<String, Option<agent_core::pg::Lsn>> {
-    BTreeMap::new()
-}
-
 pub fn open_to_all(dir: &Path) {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    TcpListener::bind(("127.0.0.1", 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }

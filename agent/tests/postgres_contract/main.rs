@@ -8,5 +8,5 @@ mod bench;
 mod configuration;
 mod data_directories;
 mod processes;
-mod replication;
 mod rejoin;
+mod replication;

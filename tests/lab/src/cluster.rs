@@ -351,8 +351,8 @@ impl Cluster {
     /// # Errors
     /// The lab has no network.
     pub fn isolate_from_peers(&self, node: &str) -> Result<()> {
-        let others = self.nodes.iter().filter(|other| other.name() != node);
-        others.map(|other| self.cut(node, other.name())).collect()
+        let mut others = self.nodes.iter().filter(|other| other.name() != node);
+        others.try_for_each(|other| self.cut(node, other.name()))
     }
 
     /// Cuts the connection between two nodes, both ways.

@@ -171,6 +171,11 @@ impl Host {
         Ok(at)
     }
 
+    /// The process whose end cuts the power; for a note on how to end a host that outlives us.
+    pub fn power_button(&self) -> Option<u32> {
+        self.running.as_ref().map(|running| running.unshare.id())
+    }
+
     /// Starts a program on the host, as `user`, with its output appended to `log`.
     ///
     /// # Errors

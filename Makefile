@@ -1,0 +1,63 @@
+# Everything that needs more than one cargo command. `make` alone lists it.
+
+SHELL := /bin/bash -o pipefail
+.DEFAULT_GOAL := help
+
+# Clusters are heavy: on two cores more than two at once only slow each other down into their deadlines.
+TEST_THREADS ?= 2
+# For `make install`.
+PREFIX ?= /usr/local
+UNIT_DIR ?= /etc/systemd/system
+
+.PHONY: help
+help: ## Lists what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## Installs what the tests and the demo need (Debian 12; root or sudo)
+	@scripts/install-deps test
+
+.PHONY: build
+build: ## Builds the agent and pgctl with optimisations
+	cargo build --release --locked --package agent --package ctl --bins
+
+.PHONY: demo
+demo: deps build ## Shows a failover and a switchover under load; KEEP=1 leaves the cluster running
+	@servers=$$(scripts/test-servers) && cargo build --release --locked --package lab --bin demo && \
+	  PGCTL_TEST_PG_BINDIRS=$$servers target/release/demo $(if $(filter 1 yes true,$(KEEP)),--keep)
+
+.PHONY: lint
+lint: ## Checks format and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: test
+test: deps lint ## Runs every test, on PostgreSQL 15 and 18
+	@servers=$$(scripts/test-servers) && echo "servers: $$servers" && export PGCTL_TEST_PG_BINDIRS=$$servers && \
+	  cargo build --workspace --bins --locked && \
+	  cargo test --workspace --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)
+
+.PHONY: bench-failover
+bench-failover: ## Compares with Patroni on this machine; RUNS=5; writes bench/results/failover.json
+	@scripts/install-deps bench
+	@$(MAKE) --no-print-directory build
+	@servers=$$(scripts/test-servers) && patroni=$$(scripts/patroni-venv target/patroni) && \
+	  cargo build --release --locked --package lab --bin bench-failover && \
+	  PGCTL_TEST_PG_BINDIRS=$$servers target/release/bench-failover --patroni "$$patroni" \
+	    --runs $(or $(RUNS),5) $(BENCH_ARGS)
+
+.PHONY: install
+install: build ## Installs the programs and the systemd unit (DESTDIR, PREFIX and UNIT_DIR are respected)
+	install -D -m 755 target/release/pgctl-agent $(DESTDIR)$(PREFIX)/bin/pgctl-agent
+	install -D -m 755 target/release/pgctl $(DESTDIR)$(PREFIX)/bin/pgctl
+	install -d -m 755 $(DESTDIR)$(UNIT_DIR)
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' deploy/systemd/pgctl-agent.service \
+	  > $(DESTDIR)$(UNIT_DIR)/pgctl-agent.service
+	install -d -m 755 $(DESTDIR)/etc/pgctl
+	test -e $(DESTDIR)/etc/pgctl/node.toml || install -m 640 deploy/node.toml $(DESTDIR)/etc/pgctl/node.toml
+	@echo "Now edit /etc/pgctl/node.toml, then: systemctl daemon-reload && systemctl enable --now pgctl-agent"
+
+.PHONY: uninstall
+uninstall: ## Removes what `make install` put there, except the configuration
+	rm -f $(DESTDIR)$(PREFIX)/bin/pgctl-agent $(DESTDIR)$(PREFIX)/bin/pgctl
+	rm -f $(DESTDIR)$(UNIT_DIR)/pgctl-agent.service
