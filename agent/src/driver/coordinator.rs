@@ -66,8 +66,10 @@ impl Coordinator {
     /// Runs until `stop` says so.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let mut state = self.consensus().watch();
+        let mut reports = self.node.reports.watch();
         loop {
             let current = state.borrow_and_update().clone();
+            reports.borrow_and_update();
             self.remember(&current);
             if self.consensus().leads() {
                 self.turn(&current).await;
@@ -76,7 +78,7 @@ impl Coordinator {
             }
             tokio::select! {
                 () = tokio::time::sleep(CALM) => {}
-                () = self.node.reports.arrived.notified() => {}
+                _ = reports.changed() => {}
                 changed = state.changed() => if changed.is_err() { return },
                 _ = stop.wait_for(|stop| *stop) => return,
             }
@@ -122,7 +124,7 @@ impl Coordinator {
 
     async fn turn(self: &Arc<Self>, state: &ClusterState) {
         // Its own word must not be older than the question.
-        self.node.reports.take(super::reporter::report(&self.node), Duration::ZERO);
+        self.node.reports.take_quietly(super::reporter::report(&self.node));
         let decision = {
             let view = CoordinatorView {
                 me: self.node.id(),
@@ -268,7 +270,7 @@ impl Coordinator {
             Err(error) => tracing::debug!(%node, error, "did not pledge"),
         }
         drop(desk);
-        self.node.reports.arrived.notify_waiters();
+        self.node.reports.announce();
     }
 }
 

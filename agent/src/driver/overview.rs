@@ -13,37 +13,57 @@ use futures::future::BoxFuture;
 use proto::supervision::ExplainRequest;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 /// Shared by the reporter, the coordinator and the API. Cheap to clone.
 #[derive(Clone)]
 pub struct Reports {
     clock: Clock,
     view: Arc<Mutex<Arc<ClusterView>>>,
-    /// Woken with every report that arrives.
-    pub arrived: Arc<Notify>,
+    arrived: watch::Sender<u64>,
 }
 
 impl Reports {
     /// No report yet.
     #[must_use]
     pub fn new(clock: Clock) -> Reports {
-        Reports { clock, view: Arc::default(), arrived: Arc::default() }
+        Reports { clock, view: Arc::default(), arrived: watch::channel(0).0 }
     }
 
     /// Takes a report that was made `age` ago, unless a newer one is there.
     pub fn take(&self, report: NodeReport, age: Duration) {
+        if self.insert(report, age) {
+            self.announce();
+        }
+    }
+
+    /// Takes this node's own report, as of now, and wakes nobody.
+    pub(super) fn take_quietly(&self, own: NodeReport) {
+        self.insert(own, Duration::ZERO);
+    }
+
+    fn insert(&self, report: NodeReport, age: Duration) -> bool {
         let now = self.clock.now();
         let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let at = MonoTime(now.0.saturating_sub(age));
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         let known = view.reports.get(&report.node);
         if known.is_some_and(|(seen, old)| old.incarnation > report.incarnation || *seen > at) {
-            return;
+            return false;
         }
         Arc::make_mut(&mut view).reports.insert(report.node, (at, report));
-        drop(view);
-        self.arrived.notify_waiters();
+        true
+    }
+
+    /// Lets those who watch look again.
+    pub(super) fn announce(&self) {
+        self.arrived.send_modify(|count| *count += 1);
+    }
+
+    /// Changes with every report that arrives. A receiver that looks elsewhere for a while misses none.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.arrived.subscribe()
     }
 
     /// Forgets nodes that are no members any more.

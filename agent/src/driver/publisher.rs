@@ -44,6 +44,7 @@ pub async fn run(
     let mut lease = node.lease.watch();
     let mut observed = node.observed.subscribe();
     let mut heartbeat = node.heartbeat.subscribe();
+    let mut reports = node.reports.watch();
     loop {
         out.send_replace(Arc::new(snapshot(&node, &name)));
         tokio::select! {
@@ -52,7 +53,7 @@ pub async fn run(
             _ = lease.changed() => {}
             _ = observed.changed() => {}
             _ = heartbeat.changed() => {}
-            () = node.reports.arrived.notified() => {}
+            _ = reports.changed() => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }

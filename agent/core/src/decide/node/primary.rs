@@ -215,7 +215,7 @@ fn keep(view: &NodeView<'_>, primary: &PrimaryView) -> Decision<NodeAction> {
 /// be kept only if a majority still supports its epoch.
 fn adopt(view: &NodeView<'_>) -> Decision<NodeAction> {
     let epoch = view.state.epoch;
-    let patience = view.state.settings.timing.renew() * 2;
+    let patience = view.state.settings.timing.renew();
     match view.memory.adopting_since {
         Some(since) if view.now.since(since) > patience => Decision::act(
             "adoption-failed",
