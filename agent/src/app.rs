@@ -13,7 +13,7 @@ use crate::fencing::Fencer;
 use crate::lease::{self, Lease};
 use crate::ports::{Consensus, Overview};
 use crate::postgres::{Credentials, Instance, InstanceConfig};
-use crate::{incarnation, notify};
+use crate::{hardening, incarnation, notify};
 use agent_core::cluster::{ClusterState, Command, Member, MemberKind, Secrets};
 use agent_core::health::{HealthSnapshot, Instants};
 use agent_core::timing::TimingProfile;
@@ -44,7 +44,7 @@ pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
         .with_context(|| format!("could not count this start in {}", config.node.state_dir.display()))?;
     let peer = listen("peer.listen", config.peer.listen)?;
     let http = listen("http.listen", config.http.listen)?;
-    protect_from_memory_pressure();
+    hardening::protect_process();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)
@@ -278,13 +278,6 @@ fn make_state_dir(path: &Path) -> anyhow::Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("could not make node.state_dir {}: check its parent's permissions", path.display()))
-}
-
-/// The agent is what ends a server that must not write: the kernel should take anything else first.
-fn protect_from_memory_pressure() {
-    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-1000") {
-        tracing::info!(%error, "not protected from the out-of-memory killer: run the agent as root, or by its unit");
-    }
 }
 
 /// Becomes true at SIGTERM or SIGINT.

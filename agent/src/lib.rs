@@ -6,6 +6,7 @@ pub mod config;
 pub mod consensus;
 pub mod driver;
 pub mod fencing;
+pub mod hardening;
 pub mod incarnation;
 pub mod lease;
 pub mod notify;

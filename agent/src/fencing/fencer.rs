@@ -115,6 +115,7 @@ impl Shared {
     }
 
     fn run(&self, kill: &Kill) {
+        crate::hardening::run_this_thread_first();
         loop {
             let (epoch, since) = self.next_order();
             match kill(ATTEMPT) {

@@ -52,6 +52,7 @@ pub fn start(
 }
 
 fn run(shared: &Arc<Shared>) {
+    crate::hardening::run_this_thread_first();
     let mut buffer = [0; LENGTH + 1];
     loop {
         let wait = step(shared);
