@@ -5,7 +5,7 @@ use crate::mutants::Mutant;
 use crate::postgres::{Data, Run, Step, Who};
 use crate::raft::{id, index};
 use crate::wal::Place;
-use crate::world::{Agent, Msg, Timer, World};
+use crate::world::{Agent, Msg, REPORT, Timer, World};
 use agent_core::cluster::{ClusterState, Command, SyncRule};
 use agent_core::decide::node::{self, Conf, LeaseView, NodeAction, NodeMemory, NodeView};
 use agent_core::ids::Epoch;
@@ -28,7 +28,6 @@ pub struct Job {
 
 const START_LSN: u64 = 1 << 24;
 const TICK: u64 = 150 * MS;
-const REPORT: u64 = 250 * MS;
 
 impl World {
     pub fn start_agent(&mut self, node: usize) {

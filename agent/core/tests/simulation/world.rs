@@ -204,6 +204,9 @@ pub struct Outcome {
     pub simulated: Time,
 }
 
+/// How often a node tells everybody how it is.
+pub const REPORT: Time = 250 * MS;
+
 /// After the last fault the cluster must be whole again within this time: a new copy is made only after a minute.
 const WHOLE_WITHIN: Time = 150_000 * MS;
 
@@ -430,7 +433,10 @@ impl World {
             Timer::Tick => self.tick(node),
             Timer::Look => self.look(node),
             Timer::Coordinate => self.coordinate(node),
-            Timer::Report => self.report(node),
+            Timer::Report => {
+                self.report(node);
+                self.agent_after(node, REPORT, Timer::Report);
+            }
             Timer::Renew { epoch } => self.renew(node, epoch),
             Timer::Deadline => self.on_deadline(node),
             Timer::Kill { epoch } => self.kill(node, epoch),
