@@ -259,13 +259,16 @@ fn copy(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction> {
     }
 }
 
+/// Whether the holder's server is writable on the epoch's own timeline, and so can be copied from. Its gate may still be
+/// shut: in `strict` mode the first row waits for a standby that does not exist before the first copy is made.
 fn holder_serves(view: &NodeView<'_>) -> bool {
-    view.state.promotion.is_some()
-        && view
-            .holder
-            .as_ref()
-            .and_then(|report| report.pg.as_ref())
-            .is_some_and(|pg| matches!(pg.server, Server::Primary(_)))
+    view.holder
+        .as_ref()
+        .and_then(|report| report.pg.as_ref())
+        .is_some_and(|pg| match &pg.server {
+            Server::Primary(primary) => primary.position.timeline >= view.state.timeline,
+            _ => false,
+        })
 }
 
 fn wait_for_source(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction> {

@@ -1,0 +1,581 @@
+//! The shell around a node's decisions: it observes, decides, performs. It mirrors the agent's own driver.
+
+use crate::clock::MS;
+use crate::mutants::Mutant;
+use crate::postgres::{Data, Run, Step, Who};
+use crate::raft::{id, index};
+use crate::wal::Place;
+use crate::world::{Agent, Msg, REPORT, Timer, World};
+use agent_core::cluster::{ClusterState, Command, SyncRule};
+use agent_core::decide::node::{self, Conf, LeaseView, NodeAction, NodeMemory, NodeView};
+use agent_core::ids::Epoch;
+use agent_core::lease::{Holder, Voter};
+use agent_core::pg::{ControlState, Lsn};
+use agent_core::time::WallTime;
+use agent_core::view::{ClusterView, HolderReport, NodeReport, PgObservation, Server, Upstream};
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// Something that takes a while and excludes everything else.
+#[derive(Debug)]
+pub struct Job {
+    pub token: u64,
+    pub action: NodeAction,
+    /// The life of the server when it began, and that of the server it copies from.
+    life: u64,
+    source: Option<(usize, u64)>,
+}
+
+const START_LSN: u64 = 1 << 24;
+const TICK: u64 = 150 * MS;
+
+impl World {
+    pub fn start_agent(&mut self, node: usize) {
+        let reading = self.reading(node);
+        let now = self.nodes[node].clock.mono(self.now);
+        let last = self.raft.last_index();
+        let floor = self.nodes[node].applied_floor.min(last);
+        let back = floor - usize::try_from(self.rng.below(6)).expect("small").min(floor);
+        let mutant = self.mutant;
+        let it = &mut self.nodes[node];
+        it.life += 1;
+        it.agent_since = self.now;
+        let mut voter = if mutant == Some(Mutant::NoQuarantine) {
+            Voter::started(it.disk.pledge, Duration::ZERO, reading)
+        } else {
+            Voter::started(it.disk.pledge, it.disk.promise_limit, reading)
+        };
+        voter.allow_promises(it.disk.promise_limit);
+        let mut coordinator = agent_core::decide::cluster::CoordinatorMemory::default();
+        coordinator.epoch_since = Some(now);
+        it.agent = Some(Agent {
+            applied: back,
+            voter,
+            holder: None,
+            old_deadline: None,
+            fenced: Epoch(0),
+            fencing: None,
+            receipt: None,
+            memory: NodeMemory { lineage: it.disk.lineage, broken: it.disk.broken, ..NodeMemory::default() },
+            conf: None,
+            reports: ClusterView::default(),
+            coordinator,
+            switchover_seen: None,
+            job: None,
+            opening: None,
+            marking: None,
+            checkpointing: false,
+            proposals: Vec::new(),
+            releasing: false,
+            look_pending: false,
+            coordinate_pending: false,
+            explain: Vec::new(),
+            answers: Vec::new(),
+            refused: std::collections::BTreeSet::new(),
+        });
+        self.note(|| format!("n{} agent starts at entry {back}", node + 1));
+        self.follow_epoch(node);
+        self.tick(node);
+        let delay = self.rng.below(REPORT);
+        self.agent_after(node, delay, Timer::Report);
+    }
+
+    pub fn stop_agent(&mut self, node: usize) {
+        let it = &mut self.nodes[node];
+        let Some(agent) = it.agent.take() else { return };
+        it.applied_floor = agent.applied;
+        it.frozen = false;
+        it.suspended = false;
+        let kept = std::mem::take(&mut it.kept);
+        it.unguarded = it.server.writable();
+        for event in kept {
+            self.after(0, event);
+        }
+        self.note(|| format!("n{} agent dead", node + 1));
+    }
+
+    pub fn tick(&mut self, node: usize) {
+        let delay = TICK + self.rng.below(20 * MS);
+        self.agent_after(node, delay, Timer::Tick);
+        self.look_soon(node);
+    }
+
+    pub fn apply_up_to(&mut self, node: usize, to: usize) {
+        let now = self.nodes[node].clock.mono(self.now);
+        if self.nodes[node].frozen {
+            return;
+        }
+        let Some(agent) = &mut self.nodes[node].agent else { return };
+        if agent.applied >= to {
+            return;
+        }
+        let before = self.raft.states[agent.applied].epoch;
+        let rule_before = self.raft.states[agent.applied].sync_rule().cloned();
+        agent.applied = to;
+        let state = self.raft.states[to].clone();
+        let agent = self.agent(node);
+        if state.epoch != before {
+            agent.coordinator.epoch_since = Some(now);
+            agent.coordinator.round = None;
+            agent.coordinator.bound.clear();
+            agent.coordinator.receipt = None;
+        }
+        if state.sync_rule() != rule_before.as_ref() && agent.memory.sync_mark.is_some() {
+            agent.memory.sync_mark = None;
+        }
+        let seen = state.switchover.as_ref().map(|running| {
+            (running.request.clone(), running.phase == agent_core::cluster::SwitchoverPhase::Stopping)
+        });
+        if agent.switchover_seen != seen {
+            agent.coordinator.switchover_since = seen.is_some().then_some(now);
+            agent.switchover_seen = seen;
+        }
+        self.follow_epoch(node);
+        self.look_soon(node);
+    }
+
+    /// Observes, decides, performs.
+    pub fn look(&mut self, node: usize) {
+        self.agent(node).look_pending = false;
+        if self.nodes[node].kind == agent_core::cluster::MemberKind::Witness {
+            return;
+        }
+        let state = self.state(node);
+        let pg = self.observe(node);
+        self.keep_memory(node, &state, &pg);
+        let reading = self.reading(node);
+        let now = self.nodes[node].clock.mono(self.now);
+        let without_lease = self.mutant == Some(Mutant::PromoteWithoutLease);
+        let agent = self.agent(node);
+        let lease = LeaseView {
+            epoch: if without_lease { state.epoch } else { agent.holder.as_ref().map_or(Epoch(0), Holder::epoch) },
+            valid: without_lease || agent.holder.as_ref().is_some_and(|holder| holder.valid(reading)),
+            fenced: agent.fenced,
+        };
+        let holder = state.holder.filter(|holder| *holder != id(node));
+        let view = NodeView {
+            me: id(node),
+            state: Cow::Borrowed(&state),
+            now,
+            pledge: agent.voter.pledge(),
+            lease,
+            pg,
+            conf: agent.conf.take(),
+            holder: holder
+                .and_then(|holder| agent.reports.fresh(holder, now, Duration::from_secs(3)))
+                .cloned(),
+            positions: std::collections::BTreeMap::new(),
+            memory: std::mem::take(&mut agent.memory),
+        };
+        let decision = node::decide(&view);
+        let NodeView { conf, memory, .. } = view;
+        agent.conf = conf;
+        agent.memory = memory;
+        self.check_explained(node, &decision.rule, decision.actions.len(), &decision.reasons, decision.wake_at.is_some());
+        let agent = self.agent(node);
+        if agent.explain != decision.reasons || !decision.actions.is_empty() {
+            agent.explain = decision.reasons;
+            self.note(|| format!("n{} {} {:?}", node + 1, decision.rule, decision.actions));
+        }
+        for action in decision.actions {
+            self.perform(node, action);
+        }
+    }
+
+    fn keep_memory(&mut self, node: usize, state: &ClusterState, pg: &PgObservation) {
+        let now = self.nodes[node].clock.mono(self.now);
+        let reading = self.reading(node);
+        let me = id(node);
+        let agent = self.agent(node);
+        let valid = agent
+            .holder
+            .as_ref()
+            .is_some_and(|holder| holder.valid(reading) && holder.epoch() == state.epoch);
+        let memory = &mut agent.memory;
+        match &pg.server {
+            Server::Primary(primary) => {
+                memory.not_streaming_since = None;
+                let streams = |member: agent_core::ids::NodeId| {
+                    let name = state.application_name(member, state.epoch);
+                    primary.standbys.iter().any(|s| s.streaming && s.application_name == name)
+                };
+                let members = state.sync_rule().map(|rule| rule.members.clone()).unwrap_or_default();
+                memory.absent_since.retain(|member, _| members.contains(member) && !streams(*member));
+                for member in members.into_iter().filter(|member| !streams(*member)) {
+                    memory.absent_since.entry(member).or_insert(now);
+                }
+                if state.holder == Some(me) && !valid {
+                    memory.adopting_since.get_or_insert(now);
+                } else {
+                    memory.adopting_since = None;
+                }
+            }
+            Server::Standby(standby) => {
+                memory.adopting_since = None;
+                memory.absent_since.clear();
+                if standby.receiver.is_some() {
+                    memory.not_streaming_since = None;
+                } else {
+                    memory.not_streaming_since.get_or_insert(now);
+                }
+            }
+            _ => {
+                memory.adopting_since = None;
+                memory.not_streaming_since = None;
+            }
+        }
+    }
+
+    /// The job at work on the data directory, if there is one.
+    pub fn busy_with_data(&self, node: usize) -> Option<&'static str> {
+        let job = self.nodes[node].agent.as_ref()?.job.as_ref()?;
+        match job.action {
+            NodeAction::CreateDatabase => Some("initdb"),
+            NodeAction::Copy { .. } => Some("base backup"),
+            NodeAction::Rewind { .. } => Some("rewind"),
+            _ => None,
+        }
+    }
+
+    fn perform(&mut self, node: usize, action: NodeAction) {
+        let has_job = self.agent(node).job.is_some();
+        match action {
+            NodeAction::Fence { epoch, why } => self.fence(node, epoch, &why),
+            NodeAction::Propose(command) => {
+                if self.mutant == Some(Mutant::RulePublishedAfterApply)
+                    && let Command::SyncBegin { rule, .. } = &command
+                {
+                    let state = self.state(node);
+                    let mut conf = self.conf_alone(node);
+                    conf.synchronous_standby_names = state.synchronous_standby_names(rule);
+                    self.reload_server(node, &conf);
+                }
+                self.propose(node, command);
+            }
+            NodeAction::OpenGate { epoch } => self.open_gate(node, epoch),
+            NodeAction::MarkSync { rule, from_zero } => {
+                if self.agent(node).marking.as_ref() != Some(&rule) {
+                    self.agent(node).marking = Some(rule.clone());
+                    let life = self.nodes[node].server.life;
+                    self.agent_after(node, 100, Timer::Mark { rule, from_zero, life });
+                }
+            }
+            NodeAction::Checkpoint { request } => {
+                if !self.agent(node).checkpointing {
+                    self.agent(node).checkpointing = true;
+                    let delay = self.rng.mostly_short(10 * MS, 500 * MS);
+                    self.agent_after(node, delay, Timer::CheckpointMade { request });
+                }
+            }
+            _ if has_job || self.agent(node).fencing.is_some() || self.agent(node).releasing => {}
+            NodeAction::Start { conf } => self.perform_start(node, conf),
+            NodeAction::Configure { conf, lineage } => self.perform_configure(node, conf, lineage),
+            action => self.begin_job(node, action),
+        }
+    }
+
+    fn may_attach(&mut self, node: usize, conf: &Conf) -> bool {
+        let epoch = self.state(node).epoch;
+        conf.upstream.is_none() || self.agent(node).voter.pledge() <= epoch
+    }
+
+    fn perform_start(&mut self, node: usize, conf: Conf) {
+        if self.may_attach(node, &conf) {
+            self.start_server(node, &conf);
+            self.agent(node).conf = Some(conf);
+        }
+    }
+
+    fn perform_configure(&mut self, node: usize, conf: Conf, lineage: Option<Epoch>) {
+        if !self.may_attach(node, &conf) {
+            return;
+        }
+        if let Some(epoch) = lineage {
+            self.agent(node).memory.lineage = Some(epoch);
+            self.nodes[node].disk.lineage = Some(epoch);
+        }
+        self.begin_job(node, NodeAction::Configure { conf, lineage });
+    }
+
+    fn begin_job(&mut self, node: usize, action: NodeAction) {
+        let mut source = None;
+        let delay = match &action {
+            NodeAction::CreateDatabase => self.rng.between(100, 400) * MS,
+            NodeAction::Copy { from, .. } | NodeAction::Rewind { from, .. } => {
+                let from = from_of(from);
+                source = Some((from, self.nodes[from].server.life));
+                if matches!(action, NodeAction::Rewind { .. }) {
+                    self.agent(node).memory.broken = true;
+                    self.nodes[node].disk.broken = true;
+                }
+                self.rng.mostly_short(100 * MS, 1_500 * MS)
+            }
+            NodeAction::Configure { conf, .. } => self.reload_server(node, conf) + 1,
+            NodeAction::Promote { grant } => {
+                let (epoch, timeline) = (grant.epoch(), grant.timeline());
+                let reading = self.reading(node);
+                let holds = self.mutant == Some(Mutant::PromoteWithoutLease)
+                    || self.agent(node).holder.as_ref().is_some_and(|h| h.valid(reading) && h.epoch() == epoch);
+                if !holds {
+                    return;
+                }
+                let delay = self.rng.mostly_short(15 * MS, 160 * MS);
+                self.server_after(node, delay, Step::Promoted { epoch, timeline });
+                delay + 1
+            }
+            NodeAction::Shutdown { .. } => {
+                let server = &mut self.nodes[node].server;
+                server.run = Run::Stopping;
+                server.waiting.clear();
+                self.rng.mostly_short(15 * MS, 300 * MS)
+            }
+            NodeAction::StopDiverged { .. } => self.rng.between(10, 60) * MS,
+            _ => self.rng.between(1, 10) * MS,
+        };
+        self.tickets += 1;
+        let token = self.tickets;
+        let life = self.nodes[node].server.life;
+        self.agent(node).job = Some(Job { token, action, life, source });
+        self.agent_after(node, delay, Timer::JobDone { token });
+    }
+
+    pub fn job_done(&mut self, node: usize, token: u64) {
+        if self.agent(node).job.as_ref().is_none_or(|job| job.token != token) {
+            return;
+        }
+        let Some(job) = self.agent(node).job.take() else { return };
+        let now = self.nodes[node].clock.mono(self.now);
+        let same_server = self.nodes[node].server.life == job.life;
+        match job.action {
+            NodeAction::CreateDatabase => {
+                let branch = self.wal.begin(1, None);
+                self.nodes[node].server.data = Some(Data {
+                    place: Place { branch, lsn: START_LSN },
+                    control_timeline: 1,
+                    state: ControlState::ShutDown,
+                });
+            }
+            NodeAction::Copy { epoch, .. } => match self.source_of(node, job.source) {
+                Some(data) if self.nodes[node].server.data.is_none() => {
+                    self.nodes[node].server.data = Some(data);
+                    self.on_the_line(node, epoch);
+                }
+                _ => self.agent(node).memory.job_failed_at = Some(now),
+            },
+            NodeAction::Rewind { epoch, .. } => match self.source_of(node, job.source) {
+                Some(data) if same_server => {
+                    self.nodes[node].server.data = Some(data);
+                    self.on_the_line(node, epoch);
+                }
+                _ => {
+                    let agent = self.agent(node);
+                    agent.memory.rewind_failed = Some(epoch);
+                    agent.memory.job_failed_at = Some(now);
+                }
+            },
+            NodeAction::SetDataAside { .. } => {
+                if self.nodes[node].server.run == Run::Down {
+                    self.nodes[node].server.data = None;
+                    self.whole_again(node);
+                }
+            }
+            NodeAction::Configure { conf, .. } if same_server => self.agent(node).conf = Some(conf),
+            NodeAction::StopDiverged { epoch } => {
+                if same_server {
+                    self.kill_server(node);
+                }
+                self.agent(node).memory.diverged = Some(epoch);
+            }
+            NodeAction::Shutdown { epoch } if same_server => self.shut_down(node, epoch),
+            _ => {}
+        }
+        self.report(node);
+        self.look_soon(node);
+    }
+
+    fn shut_down(&mut self, node: usize, epoch: Epoch) {
+        // The walsenders send all that is left before they end.
+        self.nodes[node].server.run = Run::Primary;
+        let waits = self.nodes[node].server.commits_wait;
+        self.nodes[node].server.commits_wait = true;
+        let end = self.commit(node, 100, Who::Row(Epoch(0)));
+        self.nodes[node].server.commits_wait = waits;
+        self.kill_server(node);
+        if let Some(data) = &mut self.nodes[node].server.data {
+            data.state = ControlState::ShutDown;
+        }
+        let clean_end = end.map(|place| self.wal.position(place));
+        self.give_receipt(node, epoch, clean_end);
+    }
+
+    fn source_of(&self, node: usize, source: Option<(usize, u64)>) -> Option<Data> {
+        let (from, life) = source?;
+        let server = &self.nodes[from].server;
+        let serves = server.run == Run::Primary && server.life == life && self.net.both(node, from);
+        let data = server.data.filter(|_| serves)?;
+        Some(Data { state: ControlState::InArchiveRecovery, ..data })
+    }
+
+    fn on_the_line(&mut self, node: usize, epoch: Epoch) {
+        self.whole_again(node);
+        self.agent(node).memory.lineage = Some(epoch);
+        self.nodes[node].disk.lineage = Some(epoch);
+    }
+
+    fn whole_again(&mut self, node: usize) {
+        self.nodes[node].disk.broken = false;
+        let memory = &mut self.agent(node).memory;
+        memory.broken = false;
+        memory.diverged = None;
+        memory.rewind_failed = None;
+        memory.job_failed_at = None;
+    }
+
+    fn open_gate(&mut self, node: usize, epoch: Epoch) {
+        if self.agent(node).opening == Some(epoch) {
+            return;
+        }
+        self.agent(node).opening = Some(epoch);
+        let place = self.commit(node, 100, Who::Row(epoch));
+        match place {
+            None => self.agent(node).opening = None,
+            Some(place) if self.mutant == Some(Mutant::GateBeforeFirstRow) => {
+                self.row_acknowledged(node, epoch, place);
+            }
+            Some(_) => {}
+        }
+    }
+
+    pub fn first_row_acknowledged(&mut self, node: usize, epoch: Epoch, place: Place) {
+        self.agent_after(node, 200, Timer::RowAcknowledged { epoch, place });
+    }
+
+    pub fn row_acknowledged(&mut self, node: usize, epoch: Epoch, place: Place) {
+        if self.agent(node).opening != Some(epoch) {
+            return;
+        }
+        let position = self.wal.position(place);
+        let command = Command::OpenGate { epoch, timeline: position.timeline, lsn: position.lsn, at: WallTime(0) };
+        self.propose(node, command);
+    }
+
+    /// Writes the mark once a fresh connection sees the rule, and, where commits did not wait before, once they do.
+    pub fn mark(&mut self, node: usize, rule: SyncRule, from_zero: bool, life: u64) {
+        if self.agent(node).marking.as_ref() != Some(&rule) {
+            return;
+        }
+        let state = self.state(node);
+        let server = &self.nodes[node].server;
+        if server.life != life || !server.writable() || state.sync_rule() != Some(&rule) {
+            self.agent(node).marking = None;
+            return;
+        }
+        let mut wanted = state.synchronous_standby_names(&rule);
+        if self.mutant == Some(Mutant::NameWithoutEpoch) {
+            wanted.clone_from(&server.names.text);
+        }
+        let told = server.names.text == wanted && (!from_zero || server.commits_wait == (rule.k > 0));
+        let mutant = self.mutant == Some(Mutant::WalkEndsWithoutMark);
+        if !told && !mutant {
+            self.agent_after(node, 10 * MS, Timer::Mark { rule, from_zero, life });
+            return;
+        }
+        let lsn = if mutant { Some(0) } else { self.commit(node, 100, Who::Client).map(|place| place.lsn) };
+        let agent = self.agent(node);
+        agent.marking = None;
+        if let Some(lsn) = lsn {
+            agent.memory.sync_mark = Some((rule, Lsn(lsn)));
+            self.look_soon(node);
+        }
+    }
+
+    pub fn propose(&mut self, node: usize, command: Command) {
+        let agent = self.agent(node);
+        if agent.proposals.iter().any(|(_, running)| *running == command) {
+            return;
+        }
+        self.tickets += 1;
+        let ticket = self.tickets;
+        self.agent(node).proposals.push((ticket, command.clone()));
+        self.send_proposal(node, ticket, command);
+        self.agent_after(node, 1_000 * MS, Timer::ProposalLost { ticket });
+    }
+
+    pub fn proposal_lost(&mut self, node: usize, ticket: u64) {
+        self.on_proposed(node, ticket, false);
+    }
+
+    pub fn on_proposed(&mut self, node: usize, ticket: u64, accepted: bool) {
+        let agent = self.agent(node);
+        let Some(at) = agent.proposals.iter().position(|(running, _)| *running == ticket) else { return };
+        let (_, command) = agent.proposals.remove(at);
+        if let Command::OpenGate { epoch, .. } = command {
+            agent.opening = None;
+            if accepted {
+                agent.memory.gate = Some(epoch);
+            }
+        }
+        self.look_soon(node);
+    }
+
+    /// Tells everybody how this node is.
+    pub fn report(&mut self, node: usize) {
+        let report = self.build_report(node);
+        self.broadcast(node, &Msg::Report(Box::new(report)));
+    }
+
+    fn build_report(&self, node: usize) -> NodeReport {
+        let it = &self.nodes[node];
+        let agent = it.agent.as_ref().expect("only a living agent reports");
+        let state = self.state(node);
+        let reading = self.reading(node);
+        let is_holder = state.holder == Some(id(node));
+        let holder = is_holder.then(|| HolderReport {
+            epoch: state.epoch,
+            left: agent
+                .holder
+                .as_ref()
+                .filter(|holder| holder.epoch() == state.epoch && holder.valid(reading))
+                .and_then(|holder| holder.deadline())
+                .map_or(Duration::ZERO, |deadline| reading.until_any(deadline)),
+            gate_open: agent.memory.gate == Some(state.epoch),
+            fenced: agent.receipt.filter(|receipt| receipt.epoch == state.epoch),
+        });
+        let data = it.kind == agent_core::cluster::MemberKind::Data;
+        NodeReport {
+            node: id(node),
+            incarnation: it.life,
+            pg: data.then(|| self.observe(node)),
+            voter: agent.voter.report(state.epoch.next(), reading),
+            holder,
+            pledge: it.disk.pledge,
+            applied: agent.applied as u64,
+            prepared_for: agent.memory.checkpoint_for.clone(),
+            explain: Vec::new(),
+            agent_version: String::new(),
+        }
+    }
+
+    pub fn on_report(&mut self, node: usize, report: NodeReport) {
+        let now = self.nodes[node].clock.mono(self.now);
+        if let Some(receipt) = report.holder.and_then(|holder| holder.fenced) {
+            let known = self.agent(node).coordinator.receipt == Some(receipt);
+            if !known {
+                self.on_receipt(node, receipt);
+            }
+        }
+        let state = self.state(node);
+        let from_holder = state.holder == Some(report.node);
+        self.agent(node).reports.reports.insert(report.node, (now, report));
+        if from_holder {
+            self.look_soon(node);
+        } else {
+            self.coordinate_soon(node);
+        }
+    }
+}
+
+pub fn from_of(upstream: &Upstream) -> usize {
+    let number: u64 = upstream.host.trim_start_matches('n').parse().expect("a node's host name");
+    index(agent_core::ids::NodeId(number))
+}
