@@ -164,7 +164,6 @@ impl World {
             holder: holder
                 .and_then(|holder| agent.reports.fresh(holder, now, Duration::from_secs(3)))
                 .cloned(),
-            positions: std::collections::BTreeMap::new(),
             memory: std::mem::take(&mut agent.memory),
         };
         let decision = node::decide(&view);
