@@ -121,6 +121,7 @@ fn report(node: NodeId, server: Server) -> NodeReport {
         }),
         pledge: Epoch(5),
         applied: 10,
+        prepared_for: None,
         explain: Vec::new(),
         agent_version: "0.1.0".to_owned(),
     }
