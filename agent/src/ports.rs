@@ -21,7 +21,9 @@ pub enum ProposeError {
     )]
     NoLeader { waited: Duration, detail: String },
     /// The Raft leader took the command, and its answer did not come: it may or may not have been carried out.
-    #[error("the outcome is unknown ({detail}): look with `pgctl events`; the same request id may be sent again")]
+    #[error(
+        "the outcome is unknown ({detail}): look with `pgctl events`; the same request id may be sent again"
+    )]
     Unknown { detail: String },
     /// This node's consensus has stopped.
     #[error("the consensus of this node has stopped ({detail}): restart the agent, and read its log")]

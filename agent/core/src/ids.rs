@@ -26,7 +26,9 @@ impl<'de> Deserialize<'de> for NodeId {
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<NodeId, E> {
-                text.parse().map(NodeId).map_err(|_| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+                text.parse()
+                    .map(NodeId)
+                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Str(text), &self))
             }
         }
         deserializer.deserialize_any(NumberOrText)
@@ -83,7 +85,9 @@ mod tests {
 
     #[test]
     fn a_node_number_is_read_back_as_a_key_within_a_tagged_enum() {
-        let value = Tagged::Map { by_node: BTreeMap::from([(NodeId(1), NodeId(2)), (NodeId(u64::MAX), NodeId(0))]) };
+        let value = Tagged::Map {
+            by_node: BTreeMap::from([(NodeId(1), NodeId(2)), (NodeId(u64::MAX), NodeId(0))]),
+        };
         let json = serde_json::to_string(&value).expect("writes");
         assert_eq!(serde_json::from_str::<Tagged>(&json).expect("reads"), value);
     }

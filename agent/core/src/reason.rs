@@ -19,12 +19,22 @@ impl Reason {
     /// A gate that stands open.
     #[must_use]
     pub fn open(id: &str, found: impl Into<String>) -> Reason {
-        Reason { id: id.to_owned(), open: true, found: found.into(), next: String::new() }
+        Reason {
+            id: id.to_owned(),
+            open: true,
+            found: found.into(),
+            next: String::new(),
+        }
     }
 
     /// A gate that is shut, and what would open it.
     #[must_use]
     pub fn shut(id: &str, found: impl Into<String>, next: impl Into<String>) -> Reason {
-        Reason { id: id.to_owned(), open: false, found: found.into(), next: next.into() }
+        Reason {
+            id: id.to_owned(),
+            open: false,
+            found: found.into(),
+            next: next.into(),
+        }
     }
 }

@@ -19,7 +19,10 @@ impl MonoTime {
     /// This point moved ahead by `by`.
     #[must_use]
     pub fn plus(self, by: Duration) -> MonoTime {
-        MonoTime(self.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+        MonoTime(
+            self.0
+                .saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)),
+        )
     }
 }
 
@@ -46,7 +49,10 @@ impl ClockReading {
     #[must_use]
     pub fn plus(self, by: Duration) -> ClockReading {
         let ns = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        ClockReading { boot_ns: self.boot_ns.saturating_add(ns), raw_ns: self.raw_ns.saturating_add(ns) }
+        ClockReading {
+            boot_ns: self.boot_ns.saturating_add(ns),
+            raw_ns: self.raw_ns.saturating_add(ns),
+        }
     }
 
     /// For a holder: whether at least one clock has reached `deadline`.

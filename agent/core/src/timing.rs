@@ -53,7 +53,13 @@ impl TimingProfile {
             TimingProfile::Default => (500, 2_000, 250, 2_300),
             TimingProfile::Wan => (2_000, 8_000, 500, 9_000),
         };
-        Timing { renew_ms, lease_ms, fence_ms, promise_ms, clock_error_ppm: 1_000 }
+        Timing {
+            renew_ms,
+            lease_ms,
+            fence_ms,
+            promise_ms,
+            clock_error_ppm: 1_000,
+        }
     }
 }
 
@@ -103,8 +109,11 @@ impl Timing {
         // The promise as its voter's fastest clock makes it, the lease as its holder's slowest clock makes it; in
         // microseconds, each rounded to the unsafe side's disadvantage.
         let shortest_promise = promise * 1_000 * million / (million + rho);
-        let longest_lease =
-            if rho >= million { u128::MAX / 2 } else { (lease * 1_000 * million).div_ceil(million - rho) };
+        let longest_lease = if rho >= million {
+            u128::MAX / 2
+        } else {
+            (lease * 1_000 * million).div_ceil(million - rho)
+        };
         let needed = longest_lease.saturating_add(fence * 1_000);
         let safe = shortest_promise >= needed;
         let lively = r * 4 <= lease;
@@ -113,7 +122,9 @@ impl Timing {
         vec![
             TimingCheck {
                 rule: "r, L_h, F, L_w > 0 and rho < 1".to_owned(),
-                arithmetic: format!("r = {r} ms, L_h = {lease} ms, F = {fence} ms, L_w = {promise} ms, rho = {rho} ppm"),
+                arithmetic: format!(
+                    "r = {r} ms, L_h = {lease} ms, F = {fence} ms, L_w = {promise} ms, rho = {rho} ppm"
+                ),
                 holds: positive,
             },
             TimingCheck {
@@ -155,35 +166,73 @@ mod tests {
     #[test]
     fn every_profile_meets_the_inequality() {
         for profile in TimingProfile::ALL {
-            assert!(profile.timing().is_sound(), "{}: {:?}", profile.name(), profile.timing().check());
+            assert!(
+                profile.timing().is_sound(),
+                "{}: {:?}",
+                profile.name(),
+                profile.timing().check()
+            );
         }
     }
 
     #[test]
     fn a_promise_as_long_as_the_lease_is_refused() {
-        let timing = Timing { promise_ms: 2_000, ..Timing::default() };
+        let timing = Timing {
+            promise_ms: 2_000,
+            ..Timing::default()
+        };
         assert!(!timing.is_sound());
     }
 
     #[test]
     fn one_millisecond_below_the_bound_is_refused_and_the_bound_itself_is_not() {
-        let timing = Timing { clock_error_ppm: 0, promise_ms: 2_250, ..Timing::default() };
+        let timing = Timing {
+            clock_error_ppm: 0,
+            promise_ms: 2_250,
+            ..Timing::default()
+        };
         assert!(timing.is_sound());
-        assert!(!Timing { promise_ms: 2_249, ..timing }.is_sound());
+        assert!(
+            !Timing {
+                promise_ms: 2_249,
+                ..timing
+            }
+            .is_sound()
+        );
     }
 
     #[test]
     fn too_few_tries_within_a_lease_are_refused() {
-        assert!(!Timing { renew_ms: 501, ..Timing::default() }.is_sound());
+        assert!(
+            !Timing {
+                renew_ms: 501,
+                ..Timing::default()
+            }
+            .is_sound()
+        );
     }
 
     #[test]
     fn absurd_terms_are_refused_without_a_panic() {
         for timing in [
-            Timing { renew_ms: 0, ..Timing::default() },
-            Timing { clock_error_ppm: 1_000_000, ..Timing::default() },
-            Timing { clock_error_ppm: u64::MAX, ..Timing::default() },
-            Timing { lease_ms: u64::MAX, promise_ms: u64::MAX, fence_ms: u64::MAX, ..Timing::default() },
+            Timing {
+                renew_ms: 0,
+                ..Timing::default()
+            },
+            Timing {
+                clock_error_ppm: 1_000_000,
+                ..Timing::default()
+            },
+            Timing {
+                clock_error_ppm: u64::MAX,
+                ..Timing::default()
+            },
+            Timing {
+                lease_ms: u64::MAX,
+                promise_ms: u64::MAX,
+                fence_ms: u64::MAX,
+                ..Timing::default()
+            },
         ] {
             assert!(!timing.is_sound(), "{timing:?}");
         }

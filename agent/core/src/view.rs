@@ -176,7 +176,10 @@ impl ClusterView {
     /// The report of `node` if it is no older than `age`.
     #[must_use]
     pub fn fresh(&self, node: NodeId, now: MonoTime, age: Duration) -> Option<&NodeReport> {
-        self.reports.get(&node).filter(|(at, _)| now.since(*at) <= age).map(|(_, report)| report)
+        self.reports
+            .get(&node)
+            .filter(|(at, _)| now.since(*at) <= age)
+            .map(|(_, report)| report)
     }
 }
 

@@ -1,7 +1,7 @@
 use super::state::{HISTORY_KEPT, REQUESTS_KEPT};
 use super::{
-    Cause, ClusterState, Command, EpochChange, EpochRecord, FailoverOrder, Member, MemberKind, Pause, Promotion,
-    Settings, Switchover, SwitchoverOutcome, SwitchoverPhase, SyncRule, gate,
+    Cause, ClusterState, Command, EpochChange, EpochRecord, FailoverOrder, Member, MemberKind, Pause,
+    Promotion, Settings, Switchover, SwitchoverOutcome, SwitchoverPhase, SyncRule, gate,
 };
 use crate::ids::{Epoch, NodeId, RequestId};
 use crate::pg::TimelineId;
@@ -36,13 +36,19 @@ pub enum Rejected {
 }
 
 fn shut_gates(gates: &[Reason]) -> String {
-    let shut: Vec<String> =
-        gates.iter().filter(|gate| !gate.open).map(|gate| format!("{}: {}", gate.id, gate.found)).collect();
+    let shut: Vec<String> = gates
+        .iter()
+        .filter(|gate| !gate.open)
+        .map(|gate| format!("{}: {}", gate.id, gate.found))
+        .collect();
     shut.join("; ")
 }
 
 fn conflict(id: &str, message: impl Into<String>) -> Rejected {
-    Rejected::Conflict { id: id.to_owned(), message: message.into() }
+    Rejected::Conflict {
+        id: id.to_owned(),
+        message: message.into(),
+    }
 }
 
 type Outcome = Result<Applied, Rejected>;
@@ -78,7 +84,13 @@ impl ClusterState {
 
     fn carry_out(&mut self, command: &Command) -> Outcome {
         match command {
-            Command::Found { cluster_id, name, members, settings, secrets } => {
+            Command::Found {
+                cluster_id,
+                name,
+                members,
+                settings,
+                secrets,
+            } => {
                 if !self.cluster_id.is_empty() {
                     return Ok(Applied::Unchanged);
                 }
@@ -94,29 +106,51 @@ impl ClusterState {
             Command::RemoveMember { node, at, .. } => self.remove_member(*node, *at),
             Command::ReplaceMember { old, member, at, .. } => self.replace_member(*old, member, *at),
             Command::AnnounceMember { node, member } => self.announce(*node, member),
-            Command::VotersSettled { version } => {
-                Ok(if self.voters.settle(*version) { Applied::Done } else { Applied::Unchanged })
-            }
+            Command::VotersSettled { version } => Ok(if self.voters.settle(*version) {
+                Applied::Done
+            } else {
+                Applied::Unchanged
+            }),
             Command::ChooseCreator { node, at } => self.choose_creator(*node, *at),
             Command::AdoptSystem { node, system_id, at } => {
                 if self.system_id.is_some_and(|known| known != *system_id) || self.creator != Some(*node) {
-                    return Err(conflict("not-the-creator", "another node has created the database"));
+                    return Err(conflict(
+                        "not-the-creator",
+                        "another node has created the database",
+                    ));
                 }
                 if self.system_id.is_none() {
                     self.system_id = Some(*system_id);
-                    self.record(*at, "database-created", format!("{} has system id {system_id}", self.name_of(*node)));
+                    self.record(
+                        *at,
+                        "database-created",
+                        format!("{} has system id {system_id}", self.name_of(*node)),
+                    );
                 }
                 Ok(Applied::Done)
             }
             Command::ChangeEpoch(change) => self.change_epoch(change),
-            Command::OpenGate { epoch, timeline, lsn, at } => {
-                self.open_gate(Promotion { epoch: *epoch, timeline: *timeline, lsn: *lsn }, *at)
-            }
+            Command::OpenGate {
+                epoch,
+                timeline,
+                lsn,
+                at,
+            } => self.open_gate(
+                Promotion {
+                    epoch: *epoch,
+                    timeline: *timeline,
+                    lsn: *lsn,
+                },
+                *at,
+            ),
             Command::SyncBegin { rule, after, at } => self.sync_begin(rule, after, *at),
             Command::SyncDone { rule, at } => self.sync_done(rule, *at),
             Command::ChangeSettings { settings, at, .. } => self.change_settings(settings, *at),
             Command::Pause { reason, at, .. } => {
-                self.pause = Some(Pause { reason: reason.clone(), since: *at });
+                self.pause = Some(Pause {
+                    reason: reason.clone(),
+                    since: *at,
+                });
                 self.record(*at, "paused", reason.clone());
                 Ok(Applied::Done)
             }
@@ -137,11 +171,18 @@ impl ClusterState {
                 _ => Err(conflict("no-such-switchover", "that switchover is not under way")),
             },
             Command::EndSwitchover { request, why, at } => self.abort_switchover(request, why, *at),
-            Command::OrderFailover { request, to, accept_data_loss, at } => {
-                self.order_failover(request, *to, *accept_data_loss, *at)
-            }
+            Command::OrderFailover {
+                request,
+                to,
+                accept_data_loss,
+                at,
+            } => self.order_failover(request, *to, *accept_data_loss, *at),
             Command::DropFailoverOrder { request, why, at } => {
-                if self.failover_order.as_ref().is_none_or(|order| order.request != *request) {
+                if self
+                    .failover_order
+                    .as_ref()
+                    .is_none_or(|order| order.request != *request)
+                {
                     return Ok(Applied::Unchanged);
                 }
                 self.failover_order = None;
@@ -162,7 +203,10 @@ impl ClusterState {
         if self.member_named(&member.name).is_some() {
             return Err(conflict(
                 "name-taken",
-                format!("there is a member {} already: remove it first, or choose another name", member.name),
+                format!(
+                    "there is a member {} already: remove it first, or choose another name",
+                    member.name
+                ),
             ));
         }
         let node = NodeId(self.next_node);
@@ -176,13 +220,19 @@ impl ClusterState {
         if self.holder == Some(node) {
             return Err(conflict(
                 "holder-stays",
-                format!("{} is the primary: switch over to another node first", self.name_of(node)),
+                format!(
+                    "{} is the primary: switch over to another node first",
+                    self.name_of(node)
+                ),
             ));
         }
         if self.sync.iter().any(|rule| rule.members.contains(&node)) {
             return Err(conflict(
                 "in-synchronous-set",
-                format!("{} is in the synchronous set: stop it, or put it into maintenance first", self.name_of(node)),
+                format!(
+                    "{} is in the synchronous set: stop it, or put it into maintenance first",
+                    self.name_of(node)
+                ),
             ));
         }
         let name = self.name_of(node);
@@ -200,10 +250,18 @@ impl ClusterState {
             Some(known) => {
                 return Err(conflict(
                     "identity-differs",
-                    format!("node {old} is {}, not {}: a node keeps its name and kind", known.name, member.name),
+                    format!(
+                        "node {old} is {}, not {}: a node keeps its name and kind",
+                        known.name, member.name
+                    ),
                 ));
             }
-            None => return Err(conflict("not-a-member", format!("node {old} is not a member: pgctl member add"))),
+            None => {
+                return Err(conflict(
+                    "not-a-member",
+                    format!("node {old} is not a member: pgctl member add"),
+                ));
+            }
         }
         self.remove_member(old, at)?;
         self.add_member(member, at)
@@ -211,12 +269,18 @@ impl ClusterState {
 
     fn announce(&mut self, node: NodeId, told: &Member) -> Outcome {
         let Some(known) = self.members.get_mut(&node) else {
-            return Err(conflict("not-a-member", format!("node {node} is not a member: pgctl member add")));
+            return Err(conflict(
+                "not-a-member",
+                format!("node {node} is not a member: pgctl member add"),
+            ));
         };
         if known.name != told.name || known.kind != told.kind {
             return Err(conflict(
                 "identity-differs",
-                format!("node {node} is {}, not {}: a node keeps its name and kind", known.name, told.name),
+                format!(
+                    "node {node} is {}, not {}: a node keeps its name and kind",
+                    known.name, told.name
+                ),
             ));
         }
         if known == told {
@@ -230,15 +294,26 @@ impl ClusterState {
         if self.system_id.is_some() || self.holder.is_some() {
             return Err(conflict("database-exists", "the database exists already"));
         }
-        if self.members.get(&node).is_none_or(|member| member.kind == MemberKind::Witness) {
-            return Err(conflict("not-a-data-node", "only a data node can create the database"));
+        if self
+            .members
+            .get(&node)
+            .is_none_or(|member| member.kind == MemberKind::Witness)
+        {
+            return Err(conflict(
+                "not-a-data-node",
+                "only a data node can create the database",
+            ));
         }
         if self.creator.is_some() {
             // A node that was chosen may have run initdb already: to choose another could make two databases.
             return Ok(Applied::Unchanged);
         }
         self.creator = Some(node);
-        self.record(at, "creator-chosen", format!("{} creates the database", self.name_of(node)));
+        self.record(
+            at,
+            "creator-chosen",
+            format!("{} creates the database", self.name_of(node)),
+        );
         Ok(Applied::Done)
     }
 
@@ -249,14 +324,20 @@ impl ClusterState {
         }
         let epoch = self.epoch.next();
         let in_place = change.cause == Cause::PledgeRepair;
-        let position = change.released.get(&change.to).and_then(|release| release.position);
+        let position = change
+            .released
+            .get(&change.to)
+            .and_then(|release| release.position);
         let record = EpochRecord {
             epoch,
             holder: change.to,
             holder_name: self.name_of(change.to),
             cause: change.cause,
             why: change.why.clone(),
-            proof: gates.into_iter().map(|gate| format!("{}: {}", gate.id, gate.found)).collect(),
+            proof: gates
+                .into_iter()
+                .map(|gate| format!("{}: {}", gate.id, gate.found))
+                .collect(),
             timeline: self.timeline,
             position,
             granted_at: change.at,
@@ -267,7 +348,12 @@ impl ClusterState {
         self.holder = Some(change.to);
         if !in_place {
             // A number of its own for each promotion: two promotions from one timeline must never share one.
-            let highest = change.released.values().filter_map(|release| release.position).map(|p| p.timeline).max();
+            let highest = change
+                .released
+                .values()
+                .filter_map(|release| release.position)
+                .map(|p| p.timeline)
+                .max();
             self.timeline = TimelineId(self.timeline.max(highest.unwrap_or_default()).0 + 1);
             self.granted_at = position;
             self.promotion = None;
@@ -280,9 +366,17 @@ impl ClusterState {
         self.record(
             change.at,
             "epoch-granted",
-            format!("epoch {epoch} to {} ({:?}): {}", self.name_of(change.to), change.cause, change.why),
+            format!(
+                "epoch {epoch} to {} ({:?}): {}",
+                self.name_of(change.to),
+                change.cause,
+                change.why
+            ),
         );
-        self.history.push_back(EpochRecord { timeline: self.timeline, ..record });
+        self.history.push_back(EpochRecord {
+            timeline: self.timeline,
+            ..record
+        });
         while self.history.len() > HISTORY_KEPT {
             self.history.pop_front();
         }
@@ -304,9 +398,17 @@ impl ClusterState {
         if let Some(running) = self.switchover.take() {
             let succeeded = running.to == change.to;
             let message = if succeeded {
-                format!("{} is the primary of epoch {}", self.name_of(change.to), self.epoch)
+                format!(
+                    "{} is the primary of epoch {}",
+                    self.name_of(change.to),
+                    self.epoch
+                )
             } else {
-                format!("{} became the primary instead: {}", self.name_of(change.to), change.why)
+                format!(
+                    "{} became the primary instead: {}",
+                    self.name_of(change.to),
+                    change.why
+                )
             };
             self.last_switchover = Some(SwitchoverOutcome {
                 request: running.request,
@@ -321,7 +423,10 @@ impl ClusterState {
 
     fn open_gate(&mut self, promotion: Promotion, at: WallTime) -> Outcome {
         if promotion.epoch != self.epoch {
-            return Err(conflict("epoch-is-over", format!("epoch {} is over", promotion.epoch)));
+            return Err(conflict(
+                "epoch-is-over",
+                format!("epoch {} is over", promotion.epoch),
+            ));
         }
         if self.promotion == Some(promotion) {
             return Ok(Applied::Unchanged);
@@ -331,31 +436,50 @@ impl ClusterState {
             record.opened_at = Some(at);
         }
         let holder = self.holder.map(|node| self.name_of(node)).unwrap_or_default();
-        self.record(at, "gate-opened", format!("{holder} serves clients in epoch {}", self.epoch));
+        self.record(
+            at,
+            "gate-opened",
+            format!("{holder} serves clients in epoch {}", self.epoch),
+        );
         Ok(Applied::Done)
     }
 
     fn sync_begin(&mut self, rule: &SyncRule, after: &SyncRule, at: WallTime) -> Outcome {
         if rule.epoch != self.epoch || Some(rule.primary) != self.holder || self.sync.last() != Some(after) {
-            return Err(conflict("sync-walk-overtaken", "the synchronous set has changed meanwhile"));
+            return Err(conflict(
+                "sync-walk-overtaken",
+                "the synchronous set has changed meanwhile",
+            ));
         }
         if self.sync.last() == Some(rule) {
             return Ok(Applied::Unchanged);
         }
         self.sync.push(rule.clone());
         let text = if rule.k == 0 {
-            "no standby is left in sync: commits wait for nobody, and no failover happens by itself".to_owned()
+            "no standby is left in sync: commits wait for nobody, and no failover happens by itself"
+                .to_owned()
         } else {
             let members: Vec<String> = rule.members.iter().map(|node| self.name_of(*node)).collect();
             format!("any {} of {} shall acknowledge", rule.k, members.join(", "))
         };
-        self.record(at, if rule.k == 0 { "sync-degraded" } else { "sync-changes" }, text);
+        self.record(
+            at,
+            if rule.k == 0 {
+                "sync-degraded"
+            } else {
+                "sync-changes"
+            },
+            text,
+        );
         Ok(Applied::Done)
     }
 
     fn sync_done(&mut self, rule: &SyncRule, at: WallTime) -> Outcome {
         if self.sync.last() != Some(rule) || rule.epoch != self.epoch {
-            return Err(conflict("sync-walk-overtaken", "the synchronous set has changed meanwhile"));
+            return Err(conflict(
+                "sync-walk-overtaken",
+                "the synchronous set has changed meanwhile",
+            ));
         }
         if self.sync.len() == 1 {
             return Ok(Applied::Unchanged);
@@ -372,10 +496,19 @@ impl ClusterState {
                 "the settings were changed meanwhile: read them again and repeat the change",
             ));
         }
-        settings.validate().map_err(|error| conflict("bad-settings", error.to_string()))?;
-        let changed = Settings { version: settings.version + 1, ..settings.clone() };
+        settings
+            .validate()
+            .map_err(|error| conflict("bad-settings", error.to_string()))?;
+        let changed = Settings {
+            version: settings.version + 1,
+            ..settings.clone()
+        };
         self.settings = changed;
-        self.record(at, "settings-changed", format!("version {}", self.settings.version));
+        self.record(
+            at,
+            "settings-changed",
+            format!("version {}", self.settings.version),
+        );
         Ok(Applied::Done)
     }
 
@@ -383,32 +516,57 @@ impl ClusterState {
         if !self.members.contains_key(&node) {
             return Err(conflict("not-a-member", format!("node {node} is not a member")));
         }
-        let changed = if on { self.maintenance.insert(node) } else { self.maintenance.remove(&node) };
+        let changed = if on {
+            self.maintenance.insert(node)
+        } else {
+            self.maintenance.remove(&node)
+        };
         if !changed {
             return Ok(Applied::Unchanged);
         }
         let state = if on { "in" } else { "out of" };
-        self.record(at, "maintenance", format!("{} is {state} maintenance", self.name_of(node)));
+        self.record(
+            at,
+            "maintenance",
+            format!("{} is {state} maintenance", self.name_of(node)),
+        );
         Ok(Applied::Done)
     }
 
     fn start_switchover(&mut self, request: &RequestId, to: NodeId, at: WallTime) -> Outcome {
         let Some(from) = self.holder else {
-            return Err(conflict("no-primary", "there is no primary to switch from: pgctl explain says why"));
+            return Err(conflict(
+                "no-primary",
+                "there is no primary to switch from: pgctl explain says why",
+            ));
         };
         if let Some(running) = &self.switchover {
             return Err(conflict(
                 "switchover-running",
-                format!("a switchover to {} is under way: wait for it", self.name_of(running.to)),
+                format!(
+                    "a switchover to {} is under way: wait for it",
+                    self.name_of(running.to)
+                ),
             ));
         }
         if from == to {
-            return Err(conflict("already-primary", format!("{} is the primary already", self.name_of(to))));
+            return Err(conflict(
+                "already-primary",
+                format!("{} is the primary already", self.name_of(to)),
+            ));
         }
         match self.members.get(&to) {
-            None => return Err(conflict("not-a-member", format!("node {to} is not a member: see pgctl list"))),
+            None => {
+                return Err(conflict(
+                    "not-a-member",
+                    format!("node {to} is not a member: see pgctl list"),
+                ));
+            }
             Some(member) if member.kind == MemberKind::Witness => {
-                return Err(conflict("witness", format!("{} is a witness and has no data", member.name)));
+                return Err(conflict(
+                    "witness",
+                    format!("{} is a witness and has no data", member.name),
+                ));
             }
             Some(_) => {}
         }
@@ -420,7 +578,11 @@ impl ClusterState {
             phase: SwitchoverPhase::Preparing,
             since: at,
         });
-        self.record(at, "switchover-started", format!("from {} to {}", self.name_of(from), self.name_of(to)));
+        self.record(
+            at,
+            "switchover-started",
+            format!("from {} to {}", self.name_of(from), self.name_of(to)),
+        );
         Ok(Applied::Done)
     }
 
@@ -441,9 +603,17 @@ impl ClusterState {
 
     fn order_failover(&mut self, request: &RequestId, to: NodeId, accept: bool, at: WallTime) -> Outcome {
         match self.members.get(&to) {
-            None => return Err(conflict("not-a-member", format!("node {to} is not a member: see pgctl list"))),
+            None => {
+                return Err(conflict(
+                    "not-a-member",
+                    format!("node {to} is not a member: see pgctl list"),
+                ));
+            }
             Some(member) if member.kind == MemberKind::Witness => {
-                return Err(conflict("witness", format!("{} is a witness and has no data", member.name)));
+                return Err(conflict(
+                    "witness",
+                    format!("{} is a witness and has no data", member.name),
+                ));
             }
             Some(_) => {}
         }

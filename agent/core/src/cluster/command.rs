@@ -11,42 +11,125 @@ use std::collections::BTreeMap;
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum Command {
     /// The first entry of a cluster.
-    Found { cluster_id: String, name: String, members: BTreeMap<NodeId, Member>, settings: Settings, secrets: Secrets },
+    Found {
+        cluster_id: String,
+        name: String,
+        members: BTreeMap<NodeId, Member>,
+        settings: Settings,
+        secrets: Secrets,
+    },
     /// Gives a new member its number. It joins the Raft group afterwards.
-    AddMember { request: RequestId, member: Member, at: WallTime },
+    AddMember {
+        request: RequestId,
+        member: Member,
+        at: WallTime,
+    },
     /// Forgets a member. It has left the Raft group before.
-    RemoveMember { request: RequestId, node: NodeId, at: WallTime },
+    RemoveMember {
+        request: RequestId,
+        node: NodeId,
+        at: WallTime,
+    },
     /// An agent tells under which addresses it is reached.
-    AnnounceMember { node: NodeId, member: Member },
+    AnnounceMember {
+        node: NodeId,
+        member: Member,
+    },
     /// The holder renews by the newest membership.
-    VotersSettled { version: u64 },
+    VotersSettled {
+        version: u64,
+    },
     /// Names the node that creates the database, or whose data the cluster takes over.
-    ChooseCreator { node: NodeId, at: WallTime },
+    ChooseCreator {
+        node: NodeId,
+        at: WallTime,
+    },
     /// The database exists.
-    AdoptSystem { node: NodeId, system_id: SystemId, at: WallTime },
+    AdoptSystem {
+        node: NodeId,
+        system_id: SystemId,
+        at: WallTime,
+    },
     /// Grants a new epoch: the only way to a new primary.
     ChangeEpoch(Box<EpochChange>),
     /// The holder serves clients: a row of this epoch is acknowledged by the synchronous set.
-    OpenGate { epoch: Epoch, timeline: TimelineId, lsn: Lsn, at: WallTime },
+    OpenGate {
+        epoch: Epoch,
+        timeline: TimelineId,
+        lsn: Lsn,
+        at: WallTime,
+    },
     /// The first record of the walk to another synchronous set: from now on a failover must satisfy both.
-    SyncBegin { rule: SyncRule, after: SyncRule, at: WallTime },
+    SyncBegin {
+        rule: SyncRule,
+        after: SyncRule,
+        at: WallTime,
+    },
     /// The second: every commit acknowledged under an older rule is on `k` members of this one.
-    SyncDone { rule: SyncRule, at: WallTime },
-    ChangeSettings { request: RequestId, settings: Box<Settings>, at: WallTime },
-    Pause { request: RequestId, reason: String, at: WallTime },
-    Resume { request: RequestId, at: WallTime },
-    Maintenance { request: RequestId, node: NodeId, on: bool, at: WallTime },
-    StartSwitchover { request: RequestId, to: NodeId, at: WallTime },
+    SyncDone {
+        rule: SyncRule,
+        at: WallTime,
+    },
+    ChangeSettings {
+        request: RequestId,
+        settings: Box<Settings>,
+        at: WallTime,
+    },
+    Pause {
+        request: RequestId,
+        reason: String,
+        at: WallTime,
+    },
+    Resume {
+        request: RequestId,
+        at: WallTime,
+    },
+    Maintenance {
+        request: RequestId,
+        node: NodeId,
+        on: bool,
+        at: WallTime,
+    },
+    StartSwitchover {
+        request: RequestId,
+        to: NodeId,
+        at: WallTime,
+    },
     /// Checks and checkpoint are done: the old primary shall shut down.
-    StopForSwitchover { request: RequestId, at: WallTime },
-    EndSwitchover { request: RequestId, why: String, at: WallTime },
-    OrderFailover { request: RequestId, to: NodeId, accept_data_loss: bool, at: WallTime },
-    DropFailoverOrder { request: RequestId, why: String, at: WallTime },
+    StopForSwitchover {
+        request: RequestId,
+        at: WallTime,
+    },
+    EndSwitchover {
+        request: RequestId,
+        why: String,
+        at: WallTime,
+    },
+    OrderFailover {
+        request: RequestId,
+        to: NodeId,
+        accept_data_loss: bool,
+        at: WallTime,
+    },
+    DropFailoverOrder {
+        request: RequestId,
+        why: String,
+        at: WallTime,
+    },
     /// Something that an operator should find in the events later.
-    Note { kind: String, text: String, at: WallTime },
+    Note {
+        kind: String,
+        text: String,
+        at: WallTime,
+    },
     /// Gives a member whose agent lost its state a fresh number under its old name. The old number has left the Raft
     /// group before.
-    ReplaceMember { request: RequestId, old: NodeId, member: Member, at: WallTime },
+    ReplaceMember {
+        request: RequestId,
+        old: NodeId,
+        member: Member,
+        at: WallTime,
+    },
 }
 
 /// Why an epoch was granted.

@@ -41,23 +41,38 @@ fn first(state: &ClusterState) -> bool {
 
 fn names(state: &ClusterState, nodes: impl IntoIterator<Item = NodeId>) -> String {
     let names: Vec<String> = nodes.into_iter().map(|node| state.name_of(node)).collect();
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 /// The pledged nodes that told a position: the set `R` of `docs/safety.md`.
 #[must_use]
 pub fn pledged(change: &EpochChange) -> BTreeSet<NodeId> {
-    change.released.iter().filter(|(_, release)| release.position.is_some()).map(|(node, _)| *node).collect()
+    change
+        .released
+        .iter()
+        .filter(|(_, release)| release.position.is_some())
+        .map(|(node, _)| *node)
+        .collect()
 }
 
 fn epoch_is_newest(state: &ClusterState, change: &EpochChange) -> Reason {
     const ID: &str = "epoch-is-newest";
-    if change.from == state.epoch && change.sync.epoch == state.epoch.next() && change.sync.primary == change.to {
+    if change.from == state.epoch
+        && change.sync.epoch == state.epoch.next()
+        && change.sync.primary == change.to
+    {
         Reason::open(ID, format!("epoch {} is the newest", state.epoch))
     } else {
         Reason::shut(
             ID,
-            format!("the grant ends epoch {}, the newest is {}", change.from, state.epoch),
+            format!(
+                "the grant ends epoch {}, the newest is {}",
+                change.from, state.epoch
+            ),
             "nothing: another decision came first, and the coordinator looks again",
         )
     }
@@ -65,11 +80,16 @@ fn epoch_is_newest(state: &ClusterState, change: &EpochChange) -> Reason {
 
 fn automation_is_on(state: &ClusterState, change: &EpochChange) -> Reason {
     const ID: &str = "automation-is-on";
-    let by_hand = matches!(change.cause, Cause::Switchover | Cause::ManualFailover | Cause::PledgeRepair);
+    let by_hand = matches!(
+        change.cause,
+        Cause::Switchover | Cause::ManualFailover | Cause::PledgeRepair
+    );
     match &state.pause {
-        Some(pause) if !by_hand => {
-            Reason::shut(ID, format!("paused: {}", pause.reason), "pgctl resume, or pgctl failover --to NODE")
-        }
+        Some(pause) if !by_hand => Reason::shut(
+            ID,
+            format!("paused: {}", pause.reason),
+            "pgctl resume, or pgctl failover --to NODE",
+        ),
         _ => Reason::open(ID, "not paused, or asked for by hand"),
     }
 }
@@ -79,12 +99,22 @@ fn target_can_hold(state: &ClusterState, change: &EpochChange) -> Reason {
     let name = state.name_of(change.to);
     let by_hand = matches!(change.cause, Cause::Switchover | Cause::ManualFailover);
     match state.members.get(&change.to) {
-        None => Reason::shut(ID, format!("{name} is not a member"), "choose a node of `pgctl list`"),
-        Some(member) if member.kind == MemberKind::Witness => {
-            Reason::shut(ID, format!("{name} is a witness and has no data"), "choose a data node")
-        }
+        None => Reason::shut(
+            ID,
+            format!("{name} is not a member"),
+            "choose a node of `pgctl list`",
+        ),
+        Some(member) if member.kind == MemberKind::Witness => Reason::shut(
+            ID,
+            format!("{name} is a witness and has no data"),
+            "choose a data node",
+        ),
         Some(_) if state.maintenance.contains(&change.to) && !by_hand && !stays(state, change) => {
-            Reason::shut(ID, format!("{name} is in maintenance"), "pgctl member maintenance NODE off")
+            Reason::shut(
+                ID,
+                format!("{name} is in maintenance"),
+                "pgctl member maintenance NODE off",
+            )
         }
         Some(member) if member.nofailover && !by_hand && !stays(state, change) => Reason::shut(
             ID,
@@ -110,11 +140,18 @@ fn old_holder_is_fenced(state: &ClusterState, change: &EpochChange) -> Reason {
             Some(_) => "its server processes were ended",
             None => "its lease ran out",
         };
-        Reason::open(ID, format!("{how}, and {} support it no longer", names(state, released)))
+        Reason::open(
+            ID,
+            format!("{how}, and {} support it no longer", names(state, released)),
+        )
     } else {
         Reason::shut(
             ID,
-            format!("only {} of the voters {} have released it", names(state, released), names(state, state.voters.all())),
+            format!(
+                "only {} of the voters {} have released it",
+                names(state, released),
+                names(state, state.voters.all())
+            ),
             "a majority of the voters: start their agents, or restore the network between them",
         )
     }
@@ -135,7 +172,10 @@ fn acknowledged_commits_are_kept(state: &ClusterState, change: &EpochChange) -> 
         if state.settings.sync_mode == SyncMode::Async && bytes <= state.settings.max_lag_bytes {
             return Reason::open(
                 ID,
-                format!("async: {bytes} bytes behind, {} are allowed", state.settings.max_lag_bytes),
+                format!(
+                    "async: {bytes} bytes behind, {} are allowed",
+                    state.settings.max_lag_bytes
+                ),
             );
         }
     }
@@ -143,7 +183,10 @@ fn acknowledged_commits_are_kept(state: &ClusterState, change: &EpochChange) -> 
     match state.sync.iter().find(|rule| !rule.covered_by(&released)) {
         None => Reason::open(
             ID,
-            format!("{} have pledged, and every quorum that may have acknowledged meets them", names(state, released)),
+            format!(
+                "{} have pledged, and every quorum that may have acknowledged meets them",
+                names(state, released)
+            ),
         ),
         Some(rule) => uncovered(state, rule, &released, ID),
     }
@@ -155,7 +198,10 @@ fn uncovered(state: &ClusterState, rule: &SyncRule, released: &BTreeSet<NodeId>,
     match rule.shortfall(released) {
         None => Reason::shut(
             id,
-            format!("under epoch {} only {primary} had every acknowledged commit: no standby was in sync", rule.epoch),
+            format!(
+                "under epoch {} only {primary} had every acknowledged commit: no standby was in sync",
+                rule.epoch
+            ),
             format!("bring {primary} back, or accept the loss: pgctl failover --to NODE --accept-data-loss"),
         ),
         Some(short) => Reason::shut(
@@ -167,7 +213,9 @@ fn uncovered(state: &ClusterState, rule: &SyncRule, released: &BTreeSet<NodeId>,
                 names(state, rule.members.iter().copied()),
                 names(state, released.iter().copied()),
             ),
-            format!("bring back {primary} or {missing}, or accept the loss: pgctl failover --to NODE --accept-data-loss"),
+            format!(
+                "bring back {primary} or {missing}, or accept the loss: pgctl failover --to NODE --accept-data-loss"
+            ),
         ),
     }
 }
@@ -175,18 +223,32 @@ fn uncovered(state: &ClusterState, rule: &SyncRule, released: &BTreeSet<NodeId>,
 /// The furthest position among the pledged nodes, and who is there.
 #[must_use]
 pub fn furthest(change: &EpochChange) -> Option<(Position, BTreeSet<NodeId>)> {
-    let best = change.released.values().filter_map(|release| release.position).max()?;
-    let there = change.released.iter().filter(|(_, release)| release.position == Some(best));
+    let best = change
+        .released
+        .values()
+        .filter_map(|release| release.position)
+        .max()?;
+    let there = change
+        .released
+        .iter()
+        .filter(|(_, release)| release.position == Some(best));
     Some((best, there.map(|(node, _)| *node).collect()))
 }
 
 fn target_is_furthest(state: &ClusterState, change: &EpochChange) -> Reason {
     const ID: &str = "target-is-furthest";
     if first(state) || stays(state, change) {
-        return Reason::open(ID, format!("{} is the only node with data", state.name_of(change.to)));
+        return Reason::open(
+            ID,
+            format!("{} is the only node with data", state.name_of(change.to)),
+        );
     }
     let name = state.name_of(change.to);
-    let Some(target) = change.released.get(&change.to).and_then(|release| release.position) else {
+    let Some(target) = change
+        .released
+        .get(&change.to)
+        .and_then(|release| release.position)
+    else {
         return Reason::shut(
             ID,
             format!("{name} has not pledged, or its server does not run"),
@@ -205,17 +267,29 @@ fn target_is_furthest(state: &ClusterState, change: &EpochChange) -> Reason {
 
 fn new_rule_fits(state: &ClusterState, change: &EpochChange) -> Reason {
     const ID: &str = "new-rule-fits";
-    let strangers: Vec<NodeId> =
-        change.sync.members.iter().copied().filter(|node| !state.data_members().any(|(id, _)| id == *node)).collect();
+    let strangers: Vec<NodeId> = change
+        .sync
+        .members
+        .iter()
+        .copied()
+        .filter(|node| !state.data_members().any(|(id, _)| id == *node))
+        .collect();
     if change.sync.members.contains(&change.to) || !strangers.is_empty() {
         return Reason::shut(
             ID,
-            format!("the synchronous set {} is not of other data nodes", names(state, change.sync.members.clone())),
+            format!(
+                "the synchronous set {} is not of other data nodes",
+                names(state, change.sync.members.clone())
+            ),
             "nothing: the coordinator looks again",
         );
     }
     Reason::open(
         ID,
-        format!("any {} of {}", change.sync.k, names(state, change.sync.members.iter().copied())),
+        format!(
+            "any {} of {}",
+            change.sync.k,
+            names(state, change.sync.members.iter().copied())
+        ),
     )
 }

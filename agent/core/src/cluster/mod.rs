@@ -20,8 +20,8 @@ pub use apply::{Applied, Rejected};
 pub use command::{Cause, Command, EpochChange, Release};
 pub use settings::{Settings, SettingsError, SyncMode};
 pub use state::{
-    ClusterState, EpochRecord, Event, FailoverOrder, Member, MemberKind, Pause, Promotion, Secrets, Switchover,
-    SwitchoverOutcome, SwitchoverPhase,
+    ClusterState, EpochRecord, Event, FailoverOrder, Member, MemberKind, Pause, Promotion, Secrets,
+    Switchover, SwitchoverOutcome, SwitchoverPhase,
 };
 pub use sync_rule::SyncRule;
 pub use voters::LeaseVoters;

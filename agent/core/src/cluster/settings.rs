@@ -61,11 +61,17 @@ impl Default for Settings {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     /// The lease would not be safe, or would not live.
-    #[error("the timing breaks \"{rule}\": {arithmetic}; choose a profile (lan-fast, default, wan) or raise promise_ms")]
+    #[error(
+        "the timing breaks \"{rule}\": {arithmetic}; choose a profile (lan-fast, default, wan) or raise promise_ms"
+    )]
     Timing { rule: String, arithmetic: String },
     /// A number is out of its range.
     #[error("{key} = {value} is out of range: it must be {range}")]
-    OutOfRange { key: &'static str, value: u64, range: &'static str },
+    OutOfRange {
+        key: &'static str,
+        value: u64,
+        range: &'static str,
+    },
 }
 
 impl Settings {
@@ -75,7 +81,10 @@ impl Settings {
     /// The first setting that is wrong, and what it may be.
     pub fn validate(&self) -> Result<(), SettingsError> {
         if let Some(broken) = self.timing.check().into_iter().find(|check| !check.holds) {
-            return Err(SettingsError::Timing { rule: broken.rule, arithmetic: broken.arithmetic });
+            return Err(SettingsError::Timing {
+                rule: broken.rule,
+                arithmetic: broken.arithmetic,
+            });
         }
         let within = |key, value: u64, low: u64, high: u64, range| {
             if (low..=high).contains(&value) {
@@ -84,12 +93,48 @@ impl Settings {
                 Err(SettingsError::OutOfRange { key, value, range })
             }
         };
-        within("timing.promise_ms", self.timing.promise_ms, 100, 600_000, "100 to 600000")?;
+        within(
+            "timing.promise_ms",
+            self.timing.promise_ms,
+            100,
+            600_000,
+            "100 to 600000",
+        )?;
         within("sync_standbys", u64::from(self.sync_standbys), 1, 16, "1 to 16")?;
-        within("sync_remove_after_ms", self.sync_remove_after_ms, 100, 600_000, "100 to 600000")?;
-        within("sync_degrade_after_ms", self.sync_degrade_after_ms, 100, 600_000, "100 to 600000")?;
-        within("slot_budget_bytes", self.slot_budget_bytes, 64 << 20, 1 << 50, "64 MiB to 1 PiB")?;
-        within("failover_pause_ms", self.failover_pause_ms, 0, 3_600_000, "0 to 3600000")?;
-        within("switchover_deadline_ms", self.switchover_deadline_ms, 1_000, 3_600_000, "1000 to 3600000")
+        within(
+            "sync_remove_after_ms",
+            self.sync_remove_after_ms,
+            100,
+            600_000,
+            "100 to 600000",
+        )?;
+        within(
+            "sync_degrade_after_ms",
+            self.sync_degrade_after_ms,
+            100,
+            600_000,
+            "100 to 600000",
+        )?;
+        within(
+            "slot_budget_bytes",
+            self.slot_budget_bytes,
+            64 << 20,
+            1 << 50,
+            "64 MiB to 1 PiB",
+        )?;
+        within(
+            "failover_pause_ms",
+            self.failover_pause_ms,
+            0,
+            3_600_000,
+            "0 to 3600000",
+        )?;
+        within(
+            "switchover_deadline_ms",
+            self.switchover_deadline_ms,
+            1_000,
+            3_600_000,
+            "1000 to 3600000",
+        )
     }
 }

@@ -197,18 +197,26 @@ impl ClusterState {
     /// The member called `name`.
     #[must_use]
     pub fn member_named(&self, name: &str) -> Option<(NodeId, &Member)> {
-        self.members.iter().find(|(_, member)| member.name == name).map(|(id, member)| (*id, member))
+        self.members
+            .iter()
+            .find(|(_, member)| member.name == name)
+            .map(|(id, member)| (*id, member))
     }
 
     /// A node's name, or its number where it is no member.
     #[must_use]
     pub fn name_of(&self, node: NodeId) -> String {
-        self.members.get(&node).map_or_else(|| format!("node {node}"), |member| member.name.clone())
+        self.members
+            .get(&node)
+            .map_or_else(|| format!("node {node}"), |member| member.name.clone())
     }
 
     /// The members that have a PostgreSQL.
     pub fn data_members(&self) -> impl Iterator<Item = (NodeId, &Member)> {
-        self.members.iter().filter(|(_, member)| member.kind == MemberKind::Data).map(|(id, member)| (*id, member))
+        self.members
+            .iter()
+            .filter(|(_, member)| member.kind == MemberKind::Data)
+            .map(|(id, member)| (*id, member))
     }
 
     /// The `application_name` under which `node` follows the holder of `epoch`.
@@ -221,7 +229,11 @@ impl ClusterState {
     #[must_use]
     pub fn slot_name(&self, node: NodeId) -> String {
         let name = self.name_of(node).to_ascii_lowercase();
-        let safe: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(40).collect();
+        let safe: String = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+            .take(40)
+            .collect();
         format!("pgctl_{safe}_{node}")
     }
 
@@ -244,7 +256,12 @@ impl ClusterState {
     }
 
     pub(super) fn record(&mut self, at: WallTime, kind: &str, text: String) {
-        self.events.push_back(Event { number: self.next_event, at, kind: kind.to_owned(), text });
+        self.events.push_back(Event {
+            number: self.next_event,
+            at,
+            kind: kind.to_owned(),
+            text,
+        });
         self.next_event += 1;
         while self.events.len() > EVENTS_KEPT {
             self.events.pop_front();

@@ -48,7 +48,11 @@ impl SyncRule {
         if self.members.is_empty() {
             return UNSATISFIABLE.to_owned();
         }
-        let names: Vec<String> = self.members.iter().map(|id| format!("\"{}\"", name(*id))).collect();
+        let names: Vec<String> = self
+            .members
+            .iter()
+            .map(|id| format!("\"{}\"", name(*id)))
+            .collect();
         format!("ANY {} ({})", self.k, names.join(", "))
     }
 }
@@ -74,7 +78,12 @@ mod tests {
     }
 
     fn rule(k: u32, members: &[u64]) -> SyncRule {
-        SyncRule { epoch: Epoch(5), primary: NodeId(1), k, members: set(members) }
+        SyncRule {
+            epoch: Epoch(5),
+            primary: NodeId(1),
+            k,
+            members: set(members),
+        }
     }
 
     #[test]
@@ -103,7 +112,10 @@ mod tests {
     #[test]
     fn names_carry_the_epoch_and_an_unmeetable_rule_is_never_empty() {
         let name = |id: NodeId| format!("n{id}_e5");
-        assert_eq!(rule(1, &[2, 3]).synchronous_standby_names(name), "ANY 1 (\"n2_e5\", \"n3_e5\")");
+        assert_eq!(
+            rule(1, &[2, 3]).synchronous_standby_names(name),
+            "ANY 1 (\"n2_e5\", \"n3_e5\")"
+        );
         assert_eq!(rule(0, &[2]).synchronous_standby_names(name), "");
         assert_eq!(rule(1, &[]).synchronous_standby_names(name), UNSATISFIABLE);
     }

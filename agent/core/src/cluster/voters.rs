@@ -48,7 +48,11 @@ impl LeaseVoters {
     /// Whether `nodes` hold a majority in every set. Never true while no set is known.
     #[must_use]
     pub fn majority(&self, nodes: &BTreeSet<NodeId>) -> bool {
-        !self.sets.is_empty() && self.sets.iter().all(|set| set.intersection(nodes).count() * 2 > set.len())
+        !self.sets.is_empty()
+            && self
+                .sets
+                .iter()
+                .all(|set| set.intersection(nodes).count() * 2 > set.len())
     }
 
     /// Every node that is a voter in some set.
@@ -72,9 +76,15 @@ mod tests {
         voters.install(1, &[set(&[1, 2, 3])], true);
         voters.install(2, &[set(&[1, 2, 3]), set(&[3, 4, 5])], true);
         voters.install(3, &[set(&[3, 4, 5])], true);
-        assert!(!voters.majority(&set(&[3, 4, 5])), "the first set may still support the holder");
+        assert!(
+            !voters.majority(&set(&[3, 4, 5])),
+            "the first set may still support the holder"
+        );
         assert!(voters.majority(&set(&[2, 3, 4])));
-        assert!(!voters.settle(2), "an answer to an older membership settles nothing");
+        assert!(
+            !voters.settle(2),
+            "an answer to an older membership settles nothing"
+        );
         assert!(voters.settle(3));
         assert!(voters.majority(&set(&[4, 5])));
         assert!(!voters.unsettled());

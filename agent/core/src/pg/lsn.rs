@@ -57,7 +57,10 @@ mod tests {
     #[test]
     fn reads_and_writes_as_postgresql_does() {
         for text in ["0/0", "0/16B3748", "16/B374D848", "FFFFFFFF/FFFFFFFF"] {
-            assert_eq!(text.parse::<Lsn>().map(|lsn| lsn.to_string()), Ok(text.to_owned()));
+            assert_eq!(
+                text.parse::<Lsn>().map(|lsn| lsn.to_string()),
+                Ok(text.to_owned())
+            );
         }
     }
 

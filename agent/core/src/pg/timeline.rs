@@ -37,7 +37,11 @@ impl TimelineHistory {
     #[must_use]
     pub fn parse(timeline: TimelineId, content: &str) -> Option<TimelineHistory> {
         let mut switches = Vec::new();
-        for line in content.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        for line in content
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
             let mut words = line.split_whitespace();
             let timeline = TimelineId(words.next()?.parse().ok()?);
             let end = words.next()?.parse().ok()?;
@@ -53,7 +57,10 @@ impl TimelineHistory {
         if timeline == self.timeline {
             return Some(Lsn(u64::MAX));
         }
-        self.switches.iter().find(|switch| switch.timeline == timeline).map(|switch| switch.end)
+        self.switches
+            .iter()
+            .find(|switch| switch.timeline == timeline)
+            .map(|switch| switch.end)
     }
 }
 
