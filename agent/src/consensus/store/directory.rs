@@ -130,7 +130,10 @@ impl Directory for StateDir {
 }
 
 /// The whole file, or `None` if there is none.
-pub(in crate::consensus) fn read(directory: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
+///
+/// # Errors
+/// The file is there and cannot be read.
+pub fn read(directory: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     match fs::read(directory.join(name)) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -139,7 +142,10 @@ pub(in crate::consensus) fn read(directory: &Path, name: &str) -> io::Result<Opt
 }
 
 /// Replaces a file as a whole: when it returns, the new contents survive a crash; until then, the old ones do.
-pub(in crate::consensus) fn replace(directory: &Path, name: &str, contents: &[u8]) -> io::Result<()> {
+///
+/// # Errors
+/// Something failed; the old or the new contents are there.
+pub fn replace(directory: &Path, name: &str, contents: &[u8]) -> io::Result<()> {
     let unfinished = directory.join(format!("{name}.new"));
     let mut file = OpenOptions::new()
         .write(true)

@@ -24,6 +24,7 @@ mod worker;
 
 pub use content::LogContent;
 pub use directory::{AppendFile, Directory, StateDir};
+pub(super) use directory::{read as read_file, replace as replace_file};
 pub use log_store::LogStore;
 pub use worker::{DiskHealth, DiskJobs, DiskWorker};
 
@@ -56,6 +57,15 @@ pub enum OpenError {
     Damaged { path: String, offset: u64, why: String },
     #[error("{path} has format {found}, and this agent reads format {known}: install a newer pgctl")]
     Newer { path: String, found: u8, known: u8 },
+    #[error(
+        "{path} belongs to the node {found}, and this agent is configured as {configured}: correct node.name or \
+         node.state_dir"
+    )]
+    OtherNode {
+        path: String,
+        found: String,
+        configured: String,
+    },
     #[error("{path}: {why}; {RECOVERY}")]
     Incomplete { path: String, why: String },
 }
