@@ -82,7 +82,10 @@ impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The variant's name alone: a command may hold passwords.
         let debug = format!("{:?}", self.0);
-        let name = debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        let name = debug
+            .split(|c: char| !c.is_alphanumeric())
+            .next()
+            .unwrap_or_default();
         f.write_str(name)
     }
 }

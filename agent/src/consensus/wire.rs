@@ -3,7 +3,10 @@
 //! Nothing is trusted on the way in: whatever a message lacks or gets wrong becomes a [`WireError`], never a panic
 //! and never a default that could be taken for a vote.
 
-use super::types::{Entry, LogId, LeaderId, Membership, Payload, Proposal, RaftNode, Snapshot, SnapshotMeta, StoredMembership, Vote};
+use super::types::{
+    Entry, LeaderId, LogId, Membership, Payload, Proposal, RaftNode, Snapshot, SnapshotMeta,
+    StoredMembership, Vote,
+};
 use proto::peer;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,8 +25,14 @@ pub(super) fn required<T>(field: Option<T>, name: &'static str) -> Result<T, Wir
 }
 
 /// A value of the core that travels as JSON.
-pub(super) fn from_json<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, WireError> {
-    serde_json::from_slice(bytes).map_err(|error| WireError::Unreadable { what, why: error.to_string() })
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(
+    bytes: &[u8],
+    what: &'static str,
+) -> Result<T, WireError> {
+    serde_json::from_slice(bytes).map_err(|error| WireError::Unreadable {
+        what,
+        why: error.to_string(),
+    })
 }
 
 /// The other way. The core's types are plain data: maps have keys that JSON can write.
@@ -32,19 +41,39 @@ pub(super) fn to_json<T: serde::Serialize>(value: &T) -> Vec<u8> {
 }
 
 pub(super) fn vote_out(vote: &Vote) -> peer::Vote {
-    peer::Vote { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
+    peer::Vote {
+        term: vote.leader_id.term,
+        node: vote.leader_id.node_id,
+        committed: vote.committed,
+    }
 }
 
 pub(super) fn vote_in(vote: peer::Vote) -> Vote {
-    Vote { leader_id: LeaderId { term: vote.term, node_id: vote.node }, committed: vote.committed }
+    Vote {
+        leader_id: LeaderId {
+            term: vote.term,
+            node_id: vote.node,
+        },
+        committed: vote.committed,
+    }
 }
 
 pub(super) fn log_id_out(id: &LogId) -> peer::LogId {
-    peer::LogId { term: id.leader_id.term, node: id.leader_id.node_id, index: id.index }
+    peer::LogId {
+        term: id.leader_id.term,
+        node: id.leader_id.node_id,
+        index: id.index,
+    }
 }
 
 pub(super) fn log_id_in(id: peer::LogId) -> LogId {
-    LogId { leader_id: LeaderId { term: id.term, node_id: id.node }, index: id.index }
+    LogId {
+        leader_id: LeaderId {
+            term: id.term,
+            node_id: id.node,
+        },
+        index: id.index,
+    }
 }
 
 pub(super) fn membership_out(membership: &Membership) -> peer::Membership {
@@ -52,21 +81,44 @@ pub(super) fn membership_out(membership: &Membership) -> peer::Membership {
         voters: membership
             .get_joint_config()
             .iter()
-            .map(|set| peer::VoterSet { nodes: set.iter().copied().collect() })
+            .map(|set| peer::VoterSet {
+                nodes: set.iter().copied().collect(),
+            })
             .collect(),
         nodes: membership
             .nodes()
-            .map(|(id, node)| peer::RaftNode { id: *id, name: node.name.clone(), peer: node.peer.clone() })
+            .map(|(id, node)| peer::RaftNode {
+                id: *id,
+                name: node.name.clone(),
+                peer: node.peer.clone(),
+            })
             .collect(),
     }
 }
 
 pub(super) fn membership_in(message: peer::Membership) -> Result<Membership, WireError> {
-    let sets: Vec<BTreeSet<u64>> = message.voters.into_iter().map(|set| set.nodes.into_iter().collect()).collect();
-    let nodes: BTreeMap<u64, RaftNode> =
-        message.nodes.into_iter().map(|node| (node.id, RaftNode { name: node.name, peer: node.peer })).collect();
-    Membership::new(sets, nodes)
-        .map_err(|error| WireError::Unreadable { what: "membership", why: error.to_string() })
+    let sets: Vec<BTreeSet<u64>> = message
+        .voters
+        .into_iter()
+        .map(|set| set.nodes.into_iter().collect())
+        .collect();
+    let nodes: BTreeMap<u64, RaftNode> = message
+        .nodes
+        .into_iter()
+        .map(|node| {
+            (
+                node.id,
+                RaftNode {
+                    name: node.name,
+                    peer: node.peer,
+                },
+            )
+        })
+        .collect();
+    Membership::new(sets, nodes).map_err(|error| WireError::Unreadable {
+        what: "membership",
+        why: error.to_string(),
+    })
 }
 
 pub(super) fn entry_out(entry: &Entry) -> peer::Entry {
@@ -75,7 +127,10 @@ pub(super) fn entry_out(entry: &Entry) -> peer::Entry {
         Payload::Normal(proposal) => Some(peer::entry::Payload::Command(to_json(&proposal.0))),
         Payload::Membership(membership) => Some(peer::entry::Payload::Membership(membership_out(membership))),
     };
-    peer::Entry { id: Some(log_id_out(&entry.log_id)), payload }
+    peer::Entry {
+        id: Some(log_id_out(&entry.log_id)),
+        payload,
+    }
 }
 
 pub(super) fn entry_in(message: peer::Entry) -> Result<Entry, WireError> {
@@ -84,7 +139,10 @@ pub(super) fn entry_in(message: peer::Entry) -> Result<Entry, WireError> {
         Some(peer::entry::Payload::Command(json)) => Payload::Normal(Proposal(from_json(&json, "command")?)),
         Some(peer::entry::Payload::Membership(membership)) => Payload::Membership(membership_in(membership)?),
     };
-    Ok(Entry { log_id: log_id_in(required(message.id, "entry's place")?), payload })
+    Ok(Entry {
+        log_id: log_id_in(required(message.id, "entry's place")?),
+        payload,
+    })
 }
 
 pub(super) fn stored_membership_out(stored: &StoredMembership) -> peer::StoredMembership {
@@ -112,7 +170,10 @@ pub(super) fn snapshot_in(message: peer::Snapshot) -> Result<Snapshot, WireError
         last_log_id: message.last_applied.map(log_id_in),
         last_membership: stored_membership_in(required(message.membership, "membership")?)?,
     };
-    Ok(Snapshot { meta, snapshot: message.state })
+    Ok(Snapshot {
+        meta,
+        snapshot: message.state,
+    })
 }
 
 #[cfg(test)]
@@ -122,38 +183,79 @@ mod tests {
     use agent_core::time::WallTime;
 
     fn id(term: u64, node: u64, index: u64) -> LogId {
-        LogId { leader_id: LeaderId { term, node_id: node }, index }
+        LogId {
+            leader_id: LeaderId { term, node_id: node },
+            index,
+        }
     }
 
     #[test]
     fn each_kind_of_entry_comes_back_as_it_was_sent() {
-        let note = Command::Note { kind: "test".into(), text: "ä \0 ✓".into(), at: WallTime(7) };
-        let nodes: BTreeMap<u64, RaftNode> =
-            [1, 2, 9].map(|n| (n, RaftNode { name: format!("n{n}"), peer: format!("host{n}:7432") })).into();
+        let note = Command::Note {
+            kind: "test".into(),
+            text: "ä \0 ✓".into(),
+            at: WallTime(7),
+        };
+        let nodes: BTreeMap<u64, RaftNode> = [1, 2, 9]
+            .map(|n| {
+                (
+                    n,
+                    RaftNode {
+                        name: format!("n{n}"),
+                        peer: format!("host{n}:7432"),
+                    },
+                )
+            })
+            .into();
         let joint = Membership::new(vec![[1, 2].into(), [2, 9].into()], nodes).expect("valid");
-        for payload in [Payload::Blank, Payload::Normal(Proposal(note)), Payload::Membership(joint)] {
-            let entry = Entry { log_id: id(3, 2, 17), payload };
+        for payload in [
+            Payload::Blank,
+            Payload::Normal(Proposal(note)),
+            Payload::Membership(joint),
+        ] {
+            let entry = Entry {
+                log_id: id(3, 2, 17),
+                payload,
+            };
             assert_eq!(entry_in(entry_out(&entry)), Ok(entry));
         }
     }
 
     #[test]
     fn a_message_without_a_needed_part_is_refused_and_never_defaulted() {
-        let entry = peer::Entry { id: None, payload: None };
+        let entry = peer::Entry {
+            id: None,
+            payload: None,
+        };
         assert_eq!(entry_in(entry), Err(WireError::Missing("entry's place")));
         let garbage = peer::Entry {
             id: Some(log_id_out(&id(1, 1, 1))),
             payload: Some(peer::entry::Payload::Command(b"{\"do\":\"unheard-of\"}".to_vec())),
         };
-        assert!(matches!(entry_in(garbage), Err(WireError::Unreadable { what: "command", .. })));
-        let voter_without_address =
-            peer::Membership { voters: vec![peer::VoterSet { nodes: vec![4] }], nodes: Vec::new() };
-        assert!(matches!(membership_in(voter_without_address), Err(WireError::Unreadable { what: "membership", .. })));
+        assert!(matches!(
+            entry_in(garbage),
+            Err(WireError::Unreadable { what: "command", .. })
+        ));
+        let voter_without_address = peer::Membership {
+            voters: vec![peer::VoterSet { nodes: vec![4] }],
+            nodes: Vec::new(),
+        };
+        assert!(matches!(
+            membership_in(voter_without_address),
+            Err(WireError::Unreadable {
+                what: "membership",
+                ..
+            })
+        ));
     }
 
     #[test]
     fn a_proposal_is_shown_without_what_it_holds() {
-        let proposal = Proposal(Command::Note { kind: "k".into(), text: "secret".into(), at: WallTime(0) });
+        let proposal = Proposal(Command::Note {
+            kind: "k".into(),
+            text: "secret".into(),
+            at: WallTime(0),
+        });
         assert_eq!(proposal.to_string(), "Note");
     }
 }

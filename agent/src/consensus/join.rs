@@ -1,0 +1,235 @@
+//! How a node without an identity gets one: from the cluster that its configuration names, or by founding that cluster
+//! together with the others.
+//!
+//! * Some member belongs to a cluster: this node asks to be let in ([`super::admission`] answers).
+//! * All members answer, none belongs to a cluster, all have the same member list: the first by name founds one
+//!   ([`super::founding`]), and the others wait to be adopted.
+//! * Anything else: it waits, and says for whom and why.
+
+use super::founding;
+use super::identity::{FORMAT, Identity, IdentityError};
+use super::room::Room;
+use super::wire;
+use agent_core::cluster::Member;
+use agent_core::ids::NodeId;
+use proto::peer::{HelloReply, HelloRequest, JoinRequest, join_reply};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+const HELLO_DEADLINE: Duration = Duration::from_secs(1);
+const JOIN_DEADLINE: Duration = Duration::from_secs(8);
+const AGAIN: Duration = Duration::from_millis(300);
+
+/// Waits until this node has an identity.
+///
+/// # Errors
+/// The identity could not be written.
+pub(super) async fn obtain_identity(room: &Room) -> Result<Arc<Identity>, IdentityError> {
+    let mut adopted = room.card.watch();
+    loop {
+        if let Some(identity) = room.card.get() {
+            return Ok(identity);
+        }
+        let round = async {
+            let answers = ask_around(room).await;
+            match next(room, &answers) {
+                Next::Wait(reasons) => room.report(reasons),
+                Next::Join(addresses) => join_one_of(room, &addresses).await?,
+                Next::Found(members) => {
+                    let identity = founding::new_identity(members);
+                    tracing::info!(cluster = identity.cluster_id, "founding a cluster");
+                    take(room, identity).await?;
+                }
+            }
+            tokio::time::sleep(AGAIN).await;
+            Ok(())
+        };
+        tokio::select! {
+            done = round => done?,
+            // Another node founded the cluster and gave this one its place.
+            _ = adopted.changed() => {}
+        }
+    }
+}
+
+/// Takes on `identity`, unless another was given to this node a moment ago: then that one holds.
+async fn take(room: &Room, identity: Identity) -> Result<(), IdentityError> {
+    match room.card.take(identity).await {
+        Ok(()) | Err(IdentityError::Taken(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What each configured member said, by name.
+type Answers = BTreeMap<String, Result<HelloReply, String>>;
+
+async fn ask_around(room: &Room) -> Answers {
+    let asked = room.members.iter().map(|member| async move {
+        let hello = HelloRequest {
+            cluster_name: room.config.cluster_name.clone(),
+            from: room.config.member.name.clone(),
+        };
+        let answer = room.channels.hello(&member.peer, hello, HELLO_DEADLINE).await;
+        (member.name.clone(), answer.map_err(|error| error.to_string()))
+    });
+    futures::future::join_all(asked).await.into_iter().collect()
+}
+
+enum Next {
+    Wait(Vec<String>),
+    /// Ask these, which belong to the cluster.
+    Join(Vec<String>),
+    /// Found a cluster of these, in this order.
+    Found(Vec<Member>),
+}
+
+/// What follows from the answers. Touches nothing, so that each case can be tested.
+fn next(room: &Room, answers: &Answers) -> Next {
+    let me = &room.config.member.name;
+    let mut reasons = Vec::new();
+    let mut clusters: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut unbound: Vec<(Member, bool)> = Vec::new();
+    for member in &room.members {
+        let told = match answers.get(&member.name) {
+            Some(Ok(told)) => told,
+            Some(Err(error)) => {
+                reasons.push(format!("{} does not answer: {error}", member.name));
+                continue;
+            }
+            None => {
+                reasons.push(format!("{} was not asked yet", member.name));
+                continue;
+            }
+        };
+        let at = format!("the agent at {}, where {} should be,", member.peer, member.name);
+        if told.cluster_name != room.config.cluster_name {
+            reasons.push(format!(
+                "{at} is of the cluster {}, and this one of {}: correct cluster.name or cluster.members",
+                told.cluster_name, room.config.cluster_name
+            ));
+        } else if told.name != member.name {
+            reasons.push(format!(
+                "{at} calls itself {}: correct node.name or cluster.members",
+                told.name
+            ));
+        } else if member.name == *me && told.incarnation != room.config.incarnation {
+            reasons.push(format!(
+                "{at} is another one than this: two agents must not have one name, correct node.name or peer.listen"
+            ));
+        } else if !told.cluster_id.is_empty() {
+            clusters
+                .entry(told.cluster_id.clone())
+                .or_default()
+                .push(member.peer.clone());
+        } else if told.members_hash != room.members_hash {
+            reasons.push(format!(
+                "{} has another member list: it has {}, this node has {}",
+                member.name,
+                list(
+                    told.members
+                        .iter()
+                        .map(|other| (&other.name, &other.peer, other.witness))
+                ),
+                list(
+                    room.members
+                        .iter()
+                        .map(|mine| (&mine.name, &mine.peer, mine.witness))
+                ),
+            ));
+        } else {
+            match wire::from_json::<Member>(&told.member, "member") {
+                Ok(addresses) => unbound.push((addresses, member.name == *me)),
+                Err(error) => reasons.push(format!("{at} does not make itself clear: {error}")),
+            }
+        }
+    }
+    if clusters.len() > 1 {
+        for (cluster, addresses) in clusters {
+            reasons.push(format!(
+                "{} belong to the cluster {cluster}",
+                addresses.join(", ")
+            ));
+        }
+        reasons.push("the members belong to different clusters: correct cluster.members".to_owned());
+        return Next::Wait(reasons);
+    }
+    if let Some(addresses) = clusters.into_values().next() {
+        return Next::Join(addresses);
+    }
+    if !room.members.iter().any(|member| member.name == *me) {
+        reasons.push(format!(
+            "no member belongs to a cluster yet, and {me} is not in its own member list: it can only join"
+        ));
+    }
+    if !reasons.is_empty() {
+        return Next::Wait(reasons);
+    }
+    match unbound.first() {
+        Some((_, true)) => Next::Found(unbound.into_iter().map(|(member, _)| member).collect()),
+        Some((first, false)) => Next::Wait(vec![format!(
+            "{} founds the cluster, as the first by name",
+            first.name
+        )]),
+        None => Next::Wait(vec!["the member list is empty: set cluster.members".to_owned()]),
+    }
+}
+
+fn list<'a>(members: impl Iterator<Item = (&'a String, &'a String, bool)>) -> String {
+    let each: Vec<String> = members
+        .map(|(name, peer, witness)| format!("{name}={peer}{}", if witness { " (witness)" } else { "" }))
+        .collect();
+    format!("[{}]", each.join(", "))
+}
+
+/// Asks the members in turn until one has an answer.
+async fn join_one_of(room: &Room, addresses: &[String]) -> Result<(), IdentityError> {
+    let mut reasons = BTreeSet::new();
+    for address in addresses {
+        let request = JoinRequest {
+            cluster_name: room.config.cluster_name.clone(),
+            member: wire::to_json(&room.config.member),
+            incarnation: room.config.incarnation,
+            passed_on: false,
+        };
+        let reply = room
+            .channels
+            .call(address, JOIN_DEADLINE, |mut peer| async move {
+                peer.join(request).await
+            })
+            .await;
+        match reply.map(|reply| reply.answer) {
+            Ok(Some(join_reply::Answer::Admitted(place))) => {
+                tracing::info!(
+                    cluster = place.cluster_id,
+                    node = place.node_id,
+                    "joining the cluster"
+                );
+                let identity = Identity {
+                    format: FORMAT,
+                    cluster_id: place.cluster_id,
+                    node_id: NodeId(place.node_id),
+                    name: room.config.member.name.clone(),
+                    founding_members: BTreeMap::new(),
+                    founder: false,
+                };
+                return take(room, identity).await;
+            }
+            Ok(Some(join_reply::Answer::Refused(why) | join_reply::Answer::Later(why))) => {
+                reasons.insert(why);
+            }
+            Ok(None) => {
+                reasons.insert(format!("{address} gave no answer that this agent understands"));
+            }
+            Err(error) => {
+                reasons.insert(error.to_string());
+            }
+        }
+    }
+    room.report(reasons.into_iter().collect());
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "join_tests.rs"]
+mod tests;
