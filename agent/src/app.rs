@@ -4,7 +4,7 @@ use crate::api::control::ControlService;
 use crate::api::http::{HttpLimits, HttpServer};
 use crate::api::{Late, listen};
 use crate::config::{NodeConfig, Postgres};
-use crate::consensus::{ConsensusRoom, InitialMember, RaftTiming, StartConfig};
+use crate::consensus::{ConsensusRoom, InitialMember, RaftTiming, StartConfig, peer_server};
 use crate::driver::coordinator::Coordinator;
 use crate::driver::node::Node;
 use crate::driver::supervision::SupervisionService;
@@ -19,7 +19,6 @@ use agent_core::health::{HealthSnapshot, Instants};
 use agent_core::timing::TimingProfile;
 use anyhow::Context;
 use proto::control::control_server::ControlServer;
-use proto::peer::peer_server::PeerServer;
 use proto::supervision::supervision_server::SupervisionServer;
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
@@ -30,9 +29,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::Server;
-
-/// The largest message between agents, bytes: a snapshot of the replicated state with room to spare.
-const LARGEST_MESSAGE: usize = 64 << 20;
 
 /// Runs the agent until it is told to stop. The PostgreSQL server is left running: the next agent adopts it.
 ///
@@ -80,11 +76,7 @@ impl Agent<'_> {
             .tcp_nodelay(true)
             .http2_keepalive_interval(Some(Duration::from_secs(2)))
             .http2_keepalive_timeout(Some(Duration::from_secs(2)))
-            .add_service(
-                PeerServer::new(room.service())
-                    .max_decoding_message_size(LARGEST_MESSAGE)
-                    .max_encoding_message_size(LARGEST_MESSAGE),
-            )
+            .add_service(peer_server(room.rpc()))
             .add_service(supervision.clone())
             .add_service(control.clone());
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(tokio::net::TcpListener::from_std(peer)?);
@@ -100,7 +92,8 @@ impl Agent<'_> {
             joined = room.join_or_found() => joined?,
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         };
-        let consensus: Arc<dyn Consensus> = Arc::new(consensus);
+        let handle = consensus;
+        let consensus: Arc<dyn Consensus> = Arc::new(handle.clone());
         tracing::info!(node = %consensus.node_id(), incarnation = self.incarnation, "this node is in the cluster");
         let node = self.start_driver(clock, consensus, lease, server, health, &stop, &mut tasks);
         let coordinator = Coordinator::new(node.clone());
@@ -123,6 +116,8 @@ impl Agent<'_> {
             tracing::error!("{error:#}; this node gives up its lease");
             give_up(&node).await;
         }
+        handle.give_leadership_away().await;
+        handle.shutdown().await;
         ended
     }
 

@@ -157,7 +157,27 @@ impl ConsensusHandle {
     }
 }
 
+/// A core that does not answer for so long is taken for dead.
+const SILENT_FOR_GOOD: Duration = Duration::from_secs(10);
+
 impl Consensus for ConsensusHandle {
+    fn failed(&self) -> BoxFuture<'_, String> {
+        let mut health = self.health.clone();
+        Box::pin(async move {
+            loop {
+                match &*health.borrow_and_update() {
+                    RaftHealth::Running => {}
+                    RaftHealth::Silent { since } if *since < SILENT_FOR_GOOD => {}
+                    RaftHealth::Silent { since } => return format!("it has not answered for {since:?}"),
+                    RaftHealth::Stopped { detail } => return detail.clone(),
+                }
+                if health.changed().await.is_err() {
+                    return "nobody watches over it any more".to_owned();
+                }
+            }
+        })
+    }
+
     fn state(&self) -> Arc<ClusterState> {
         self.node.view.state()
     }
