@@ -286,7 +286,7 @@ impl Instance {
             .await?;
         let left = deadline.saturating_sub(begun.elapsed());
         let look = session
-            .prepare("look at the server", super::observe::LOOK, left)
+            .prepare("look at the server", super::look::LOOK, left)
             .await?;
         let kept = Arc::new(Kept {
             postmaster,
