@@ -1,8 +1,8 @@
 //! A control group of the server's own, so that one write ends all of its processes at once.
 
-use std::collections::hash_map::DefaultHasher;
+use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
-use std::hash::{Hash, Hasher};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -19,10 +19,14 @@ impl Cgroup {
     pub fn prepare(cluster: &str, node: &str, data_dir: &Path) -> Option<Cgroup> {
         let parent = data_dir.parent()?;
         let folder = std::fs::metadata(parent).ok()?;
-        let mut hasher = DefaultHasher::new();
-        (data_dir, folder.dev(), folder.ino()).hash(&mut hasher);
+        let digest = Sha256::new()
+            .chain_update(data_dir.as_os_str().as_bytes())
+            .chain_update(folder.dev().to_le_bytes())
+            .chain_update(folder.ino().to_le_bytes())
+            .finalize();
+        let digest: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
         let plain = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-        let name = format!("{}-{}-{:016x}", plain(cluster), plain(node), hasher.finish());
+        let name = format!("{}-{}-{digest}", plain(cluster), plain(node));
         let dir = mount_point()?.join("pgctl").join(name);
         let group = Cgroup { dir };
         (group.entrance().is_some() && group.dir.join("cgroup.kill").exists()).then_some(group)
@@ -51,7 +55,10 @@ impl Cgroup {
     /// Removes the group if it is empty; [`Cgroup::entrance`] makes it again.
     pub fn dissolve(&self) {
         // One that is still in use, or gone, is no trouble.
-        let _ = std::fs::remove_dir(&self.dir);
+        if std::fs::remove_dir(&self.dir).is_ok() {
+            // The folder that all servers of this machine share goes with the last of them.
+            let _ = self.dir.parent().map(std::fs::remove_dir);
+        }
     }
 }
 

@@ -105,7 +105,7 @@ mod offset {
 fn parse(bytes: &[u8]) -> Result<ControlData, Fault> {
     let short = || Fault::Torn(format!("it is only {} bytes long", bytes.len()));
     let crc_at = match number(bytes, offset::CONTROL_VERSION).ok_or_else(short)? {
-        1300 => offset::CRC_UNTIL_17,
+        1300 | 1700 => offset::CRC_UNTIL_17,
         1800 => offset::CRC_18,
         0 => return Err(Fault::Torn("it is empty".to_owned())),
         other => {
@@ -197,7 +197,11 @@ mod tests {
 
     #[test]
     fn reads_both_layouts() {
-        for (version, crc_at) in [(1300, offset::CRC_UNTIL_17), (1800, offset::CRC_18)] {
+        for (version, crc_at) in [
+            (1300, offset::CRC_UNTIL_17),
+            (1700, offset::CRC_UNTIL_17),
+            (1800, offset::CRC_18),
+        ] {
             let control = parse(&sample(version, crc_at)).expect("a sound control file");
             assert_eq!(control.file.state, ControlState::ShutDown);
             assert_eq!(control.file.timeline, TimelineId(7));

@@ -2,6 +2,7 @@
 
 use super::data_dir::Condition;
 use super::hba::AGENT_ROLE;
+use super::owned_settings::initial_limits;
 use super::program::Program;
 use super::{Instance, PgError, durable_file, rewind};
 use agent_core::pg::SystemId;
@@ -46,12 +47,27 @@ impl Instance {
                 .arg("--auth-local=peer")
                 .arg("--auth-host=scram-sha-256");
             match self.run(program, |_| false).await {
-                Ok(_) => self.finish(&place)?,
+                Ok(_) => {
+                    self.record_limits(&place).await?;
+                    self.finish(&place)?;
+                }
                 Err(PgError::Program { said, .. }) if said.contains("invalid locale") => continue,
                 Err(error) => return Err(error),
             }
             return Ok(self.existing_control()?.file.system_id);
         }
+    }
+
+    /// Starts the new server once for nobody, so that its control file has the operator's limits instead of the defaults.
+    async fn record_limits(&self, place: &Path) -> Result<(), PgError> {
+        let limits = initial_limits(self.config())
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"));
+        let program = Program::new("postgres").arg("--single").arg("-D").arg(place);
+        let program = limits
+            .fold(program, |program, limit| program.arg("-c").arg(limit))
+            .arg("template1");
+        self.run(program, |_| false).await.map(|_| ())
     }
 
     /// That there is nothing in the way of a new data directory.

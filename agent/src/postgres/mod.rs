@@ -11,7 +11,7 @@
 //! | `proc_table`, `pidfd`, `cgroup`, `process`, `kill` | processes: who they are, when they die, how to end them all |
 //! | `control_file`, `wal_files` | what the disk says of a server that does not |
 //! | `conf`, `owned_settings`, `hba`, `conf_text` | the server's configuration files |
-//! | `session`, `observe` | SQL with deadlines; one look |
+//! | `session`, `look`, `observe` | SQL with deadlines; the one query; what it means |
 //! | `lifecycle`, `reload`, `standby`, `promote` | start, stop, configure, cut off, promote |
 //! | `epoch_row`, `roles`, `slots` | what the agents keep in the database |
 //! | `program`, `initdb`, `base_backup`, `rewind`, `fork_point`, `aside` | making, copying and mending data directories |
@@ -39,6 +39,7 @@ mod initdb;
 mod instance;
 mod kill;
 mod lifecycle;
+mod look;
 mod observe;
 mod owned_settings;
 mod pidfd;

@@ -1,15 +1,12 @@
 //! One look at the server: what the agents decide by. It takes a second at most, whatever state server and disk are in.
 
-use super::conf_text::parse_conninfo;
 use super::control_file::ControlData;
 use super::data_dir::{Condition, inspect};
+use super::look::{Look, timeline_of_walfile, upstream_in};
 use super::session::{Kept, is_full};
 use super::{Instance, PgError, rewind, wal_files};
-use agent_core::pg::{Lsn, Position, TimelineHistory, TimelineId};
-use agent_core::view::{
-    PgObservation, PrimaryView, Receiver, Server, StandbyConnection, StandbyView, Upstream,
-};
-use serde::Deserialize;
+use agent_core::pg::{Position, TimelineHistory, TimelineId};
+use agent_core::view::{PgObservation, PrimaryView, Receiver, Server, StandbyConnection, StandbyView};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,68 +18,6 @@ const DISK_DEADLINE: Duration = Duration::from_millis(300);
 const FRESH_EVERY: Duration = Duration::from_secs(2);
 /// How often to ask for settings that wait for a restart; the question is dearer than all the others.
 const PENDING_EVERY: Duration = Duration::from_secs(5);
-
-/// The one query of a look. Each function is called only on the kind of server that has an answer.
-pub(super) const LOOK: &str = "
-WITH me AS MATERIALIZED (SELECT pg_is_in_recovery() AS standby)
-SELECT json_build_object(
-  'standby', me.standby,
-  'pending_restart', CASE WHEN $1::bool
-    THEN (SELECT json_agg(name ORDER BY name) FROM pg_settings WHERE pending_restart) END,
-  'replay', CASE WHEN me.standby THEN pg_last_wal_replay_lsn() END,
-  'receive', CASE WHEN me.standby THEN pg_last_wal_receive_lsn() END,
-  'replay_age_ms', CASE WHEN me.standby THEN greatest(0,
-    1000 * extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()))::bigint END,
-  'paused', CASE WHEN me.standby THEN pg_is_wal_replay_paused() END,
-  'waits_for_wal', CASE WHEN me.standby THEN EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup'
-    AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval')) END,
-  'conninfo', CASE WHEN me.standby THEN current_setting('primary_conninfo') END,
-  'receiver', CASE WHEN me.standby THEN (SELECT json_build_object('pid', pid, 'status', status,
-    'latest_end', latest_end_lsn, 'timeline', received_tli) FROM pg_stat_wal_receiver WHERE pid IS NOT NULL) END,
-  'flush', CASE WHEN NOT me.standby THEN pg_current_wal_flush_lsn() END,
-  'walfile', CASE WHEN NOT me.standby THEN pg_walfile_name(pg_current_wal_flush_lsn()) END,
-  'synchronous_standby_names', current_setting('synchronous_standby_names'),
-  'read_only', current_setting('default_transaction_read_only')::bool,
-  'standbys', CASE WHEN NOT me.standby THEN (SELECT json_agg(json_build_object(
-    'application_name', application_name, 'state', state, 'sync_state', sync_state,
-    'flush', flush_lsn, 'replay', replay_lsn) ORDER BY application_name, pid) FROM pg_stat_replication) END
-)::text FROM me";
-
-/// The answer to [`LOOK`].
-#[derive(Debug, Clone, Deserialize)]
-pub(super) struct Look {
-    pub standby: bool,
-    pending_restart: Option<Vec<String>>,
-    pub replay: Option<Lsn>,
-    pub receive: Option<Lsn>,
-    replay_age_ms: Option<u64>,
-    paused: Option<bool>,
-    waits_for_wal: Option<bool>,
-    conninfo: Option<String>,
-    pub receiver: Option<ReceiverRow>,
-    flush: Option<Lsn>,
-    walfile: Option<String>,
-    synchronous_standby_names: String,
-    read_only: bool,
-    standbys: Option<Vec<SenderRow>>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-pub(super) struct ReceiverRow {
-    pub pid: i32,
-    status: Option<String>,
-    latest_end: Option<Lsn>,
-    timeline: Option<TimelineId>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct SenderRow {
-    application_name: String,
-    state: Option<String>,
-    sync_state: Option<String>,
-    flush: Option<Lsn>,
-    replay: Option<Lsn>,
-}
 
 /// What is remembered between looks. The process ids say of which server a thing is known.
 #[derive(Default)]
@@ -98,6 +33,16 @@ pub(super) struct Memory {
     promoting: Mutex<Option<(i32, TimelineId)>>,
     /// At most one look waits for the disk, so that a hung disk does not eat up the threads.
     disk: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What the disk tells.
+#[derive(Default)]
+struct DiskLook {
+    control: Option<ControlData>,
+    /// Of the data directory, where no server runs.
+    condition: Option<Condition>,
+    /// How the last server ended, if nobody had told it to.
+    ended: Option<String>,
 }
 
 impl Memory {
@@ -121,7 +66,12 @@ impl Instance {
         if self.job().is_none() && self.process().pid().is_none() {
             self.adopt().await;
         }
-        let ((control, condition), server) = tokio::join!(self.look_at_disk(), self.look_at_server());
+        let (disk, server) = tokio::join!(self.look_at_disk(), self.look_at_server());
+        let DiskLook {
+            control,
+            condition,
+            ended,
+        } = disk;
         let server = match (self.job(), server) {
             (Some(job), _) => Server::Busy { job: job.to_owned() },
             (None, Some(Ok(look))) => self.interpret(look).await,
@@ -140,7 +90,7 @@ impl Instance {
             control: control.map(|control| control.file),
             version_num: self.version_num(),
             postmaster_pid: self.process().pid(),
-            trouble: self.trouble().or_else(|| self.process().last_end()),
+            trouble: self.trouble().or(ended),
             pending_restart: self.pending_restart(),
         }
     }
@@ -255,16 +205,28 @@ impl Instance {
         Ok(())
     }
 
-    /// The control file and, where no server runs, the condition of the data directory. If the disk does not answer,
-    /// the control file is the last one seen and the condition unknown.
-    async fn look_at_disk(&self) -> (Option<ControlData>, Option<Condition>) {
+    /// If the disk does not answer, the control file is the last one seen and the rest unknown.
+    async fn look_at_disk(&self) -> DiskLook {
         let instance = self.clone();
         let running = self.process().pid().is_some();
         let looked = self
             .on_disk(move || {
                 let control = instance.control_data().ok().flatten();
-                let condition = if running { None } else { Some(instance.condition()) };
-                (control, condition)
+                if running {
+                    return DiskLook {
+                        control,
+                        ..DiskLook::default()
+                    };
+                }
+                let ended = instance.process().last_end().map(|how| {
+                    let (said, log) = instance.log_tail();
+                    format!("{how}; the last lines of {}: {said}", log.display())
+                });
+                DiskLook {
+                    control,
+                    condition: Some(instance.condition()),
+                    ended,
+                }
             })
             .await;
         let mut last = self
@@ -273,11 +235,14 @@ impl Instance {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         match looked {
-            Some((control, condition)) => {
-                *last = control;
-                (control, condition)
+            Some(looked) => {
+                *last = looked.control;
+                looked
             }
-            None => (*last, None),
+            None => DiskLook {
+                control: *last,
+                ..DiskLook::default()
+            },
         }
     }
 
@@ -416,57 +381,5 @@ impl Instance {
             .as_ref()
             .map(|(_, names)| names.clone())
             .unwrap_or_default()
-    }
-}
-
-impl From<SenderRow> for StandbyConnection {
-    fn from(row: SenderRow) -> StandbyConnection {
-        StandbyConnection {
-            application_name: row.application_name,
-            streaming: row.state.as_deref() == Some("streaming"),
-            sync_state: row.sync_state.unwrap_or_default(),
-            flush: row.flush.unwrap_or_default(),
-            replay: row.replay.unwrap_or_default(),
-        }
-    }
-}
-
-fn upstream_in(conninfo: &str) -> Option<Upstream> {
-    let mut pairs = parse_conninfo(conninfo);
-    Some(Upstream {
-        host: pairs.remove("host")?,
-        port: pairs.get("port").map_or(Some(5432), |port| port.parse().ok())?,
-        application_name: pairs.remove("application_name").unwrap_or_default(),
-    })
-}
-
-/// The first eight digits of a WAL file's name.
-pub(super) fn timeline_of_walfile(name: &str) -> Option<TimelineId> {
-    u32::from_str_radix(name.get(..8)?, 16).ok().map(TimelineId)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_upstream_is_read_back_from_what_we_write() {
-        let text = "host=10.0.0.2 port=5433 user=r passfile='/a b' application_name=n2_e5 connect_timeout=2";
-        let expected = Upstream {
-            host: "10.0.0.2".to_owned(),
-            port: 5433,
-            application_name: "n2_e5".to_owned(),
-        };
-        assert_eq!(upstream_in(text), Some(expected));
-        assert_eq!(upstream_in(""), None);
-    }
-
-    #[test]
-    fn timelines_in_file_names_are_hexadecimal() {
-        assert_eq!(
-            timeline_of_walfile("0000001F0000000000000001"),
-            Some(TimelineId(31))
-        );
-        assert_eq!(timeline_of_walfile(""), None);
     }
 }

@@ -212,6 +212,22 @@ pub fn owned(
     all
 }
 
+/// The settings that a new database cluster records as its primary's, at the operator's values. Later ones can only
+/// raise them, because each start is that of a standby.
+pub fn initial_limits(config: &InstanceConfig) -> Vec<(&'static str, u32)> {
+    let user = |name: &str| {
+        config
+            .parameters
+            .get(name)
+            .and_then(|value| value.trim().parse::<u32>().ok())
+    };
+    let limits = DEFAULT_LIMITS
+        .into_iter()
+        .map(|(name, default)| (name, user(name).unwrap_or(default)));
+    let senders = user("max_wal_senders").unwrap_or(0).max(SENDERS_MIN);
+    limits.chain([("max_wal_senders", senders)]).collect()
+}
+
 /// Where the password of the replication role lies for the walreceiver.
 pub fn passfile(config: &InstanceConfig) -> PathBuf {
     config.data_dir.join("pgctl.pass")

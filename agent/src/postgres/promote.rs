@@ -1,7 +1,7 @@
 //! Making a standby the primary, on the timeline that was reserved for it.
 
 use super::reload::current_flush;
-use super::{Instance, PgError, durable_file, observe, wal_files};
+use super::{Instance, PgError, durable_file, look, wal_files};
 use agent_core::pg::{Lsn, Position, TimelineId};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
@@ -126,7 +126,7 @@ impl Instance {
             .await?;
         let found = walfile
             .as_deref()
-            .and_then(observe::timeline_of_walfile)
+            .and_then(look::timeline_of_walfile)
             .unwrap_or_default();
         if found != reserved {
             let why = "the server has left recovery on it all the same".to_owned();

@@ -129,7 +129,7 @@ impl Instance {
         let differing = wanted.iter().filter_map(|owned| {
             let (value, by_alter_system) = found.get(owned.name).cloned().unwrap_or_default();
             let same = value == owned.value || same_value(&owned.value, &value);
-            (!same).then(|| Difference {
+            (!same).then_some(Difference {
                 name: owned.name,
                 value,
                 by_alter_system,

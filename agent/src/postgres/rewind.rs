@@ -8,7 +8,7 @@ use super::fork_point::fork_point;
 use super::lifecycle::{STANDBY_SIGNAL, is_shut_down};
 use super::program::Program;
 use super::session::{DATABASE, Session};
-use super::{Instance, PgError, RewindReport, ServerConf, StopMode, durable_file, observe, wal_files};
+use super::{Instance, PgError, RewindReport, ServerConf, StopMode, durable_file, look, wal_files};
 use agent_core::pg::{ControlState, Lsn, Position, SystemId, TimelineHistory, TimelineId};
 use agent_core::view::Upstream;
 use std::path::{Path, PathBuf};
@@ -295,7 +295,7 @@ async fn settled_timeline(session: &Session) -> Result<TimelineId, PgError> {
         let row = rows.first().map(Vec::as_slice).unwrap_or_default();
         let column = |index: usize| row.get(index).and_then(Option::as_deref);
         let recorded = TimelineId(column(0).and_then(|text| text.parse().ok()).unwrap_or_default());
-        let written = column(1).and_then(observe::timeline_of_walfile);
+        let written = column(1).and_then(look::timeline_of_walfile);
         if written.is_none_or(|written| written == recorded) {
             return Ok(recorded);
         }

@@ -276,10 +276,9 @@ impl Instance {
             .await
             .map_err(late)?;
         let postmaster = self.process().pid().unwrap_or_default();
-        if let Some(kept) = current.as_ref().filter(|kept| kept.postmaster == postmaster) {
-            if !kept.session.client.is_closed() {
-                return Ok(Arc::clone(kept));
-            }
+        let fits = |kept: &&Arc<Kept>| kept.postmaster == postmaster && !kept.session.client.is_closed();
+        if let Some(kept) = current.as_ref().filter(fits) {
+            return Ok(Arc::clone(kept));
         }
         *current = None;
         let session = self
@@ -287,7 +286,7 @@ impl Instance {
             .await?;
         let left = deadline.saturating_sub(begun.elapsed());
         let look = session
-            .prepare("look at the server", super::observe::LOOK, left)
+            .prepare("look at the server", super::look::LOOK, left)
             .await?;
         let kept = Arc::new(Kept {
             postmaster,
