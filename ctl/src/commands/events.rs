@@ -28,17 +28,18 @@ pub struct Args {
 pub async fn run(frame: &Frame, args: &Args) -> Result<(), Failure> {
     let past = events(frame, 0).await?;
     let skipped = past.len().saturating_sub(args.last.unwrap_or(past.len()));
-    let mut next = 0;
     for event in past.iter().skip(skipped) {
         show(frame, event)?;
     }
-    next = past.back().map_or(next, |event| event.number + 1);
-    while args.follow {
+    let mut next = past.back().map_or(0, |event| event.number + 1);
+    if !args.follow {
+        return Ok(());
+    }
+    loop {
         next = follow(frame, next).await?;
         eprintln!("the agent went away; asking the others");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    Ok(())
 }
 
 /// All events from a number on, as the first agent that answers has them.

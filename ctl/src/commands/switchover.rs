@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::output::{self, Format, confirm};
 use crate::session::Session;
 use crate::wall_time::span;
-use proto::control::{Outcome, Progress, SwitchoverRequest};
+use proto::control::{Progress, SwitchoverRequest};
 
 /// Makes another node the primary, with nothing lost
 ///
@@ -66,7 +66,7 @@ pub fn tell(progress: &Progress) -> Result<(), Failure> {
 
 /// Prints the outcome; fails where it is a failure.
 pub fn finish(frame: &Frame, end: &Progress) -> Result<(), Failure> {
-    let outcome = end.outcome.clone().unwrap_or_else(Outcome::default);
+    let outcome = end.outcome.clone().unwrap_or_default();
     if frame.format == Format::Json {
         output::json(end)?;
     } else if outcome.succeeded {
