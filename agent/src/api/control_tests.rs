@@ -545,7 +545,11 @@ async fn a_failover_that_may_lose_commits_is_refused_with_the_figures_until_that
 async fn a_failover_that_loses_nothing_acknowledged_needs_no_consent() {
     let rig = rig();
     rig.silence(N1);
-    refused(rig.failover("n1", true).await, Code::FailedPrecondition, "already-primary");
+    refused(
+        rig.failover("n1", true).await,
+        Code::FailedPrecondition,
+        "already-primary",
+    );
     let mut stream = rig.failover("n3", false).await.expect("ordered");
     assert_eq!(next(&mut stream).await.phase, "ordered");
 }

@@ -86,7 +86,7 @@ pub(super) fn warnings(config: &NodeConfig) -> Vec<String> {
     let mut warnings = Vec::new();
     let members = &config.cluster.members;
     let data = members.iter().filter(|member| !member.witness).count();
-    if members.len() % 2 == 0 {
+    if members.len().is_multiple_of(2) {
         warnings.push(format!(
             "{} members survive no more losses than {} would: add a witness, or leave one out",
             members.len(),

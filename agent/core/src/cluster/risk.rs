@@ -106,3 +106,236 @@ fn bytes_behind(here: Position, end: Position) -> u64 {
         end.lsn.bytes_since(here.lsn)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::target::{choose_target, fit_for_switchover};
+    use super::*;
+    use crate::cluster::{Member, MemberKind, SyncRule};
+    use crate::ids::Epoch;
+    use crate::pg::{Lsn, TimelineHistory, TimelineId};
+    use crate::time::MonoTime;
+    use crate::view::{NodeReport, PgObservation, PrimaryView, Receiver, StandbyView, VoterReport};
+    use std::collections::BTreeMap;
+
+    const N1: NodeId = NodeId(1);
+    const N2: NodeId = NodeId(2);
+    const N3: NodeId = NodeId(3);
+    const W4: NodeId = NodeId(4);
+
+    fn at(timeline: u32, lsn: u64) -> Position {
+        Position {
+            timeline: TimelineId(timeline),
+            lsn: Lsn(lsn),
+        }
+    }
+
+    fn state(k: u32, members: &[NodeId]) -> ClusterState {
+        let member = |node: NodeId| Member {
+            name: format!("n{node}"),
+            kind: if node == W4 {
+                MemberKind::Witness
+            } else {
+                MemberKind::Data
+            },
+            peer: String::new(),
+            http: String::new(),
+            postgres: String::new(),
+            tags: BTreeMap::new(),
+            nofailover: false,
+        };
+        ClusterState {
+            members: [N1, N2, N3, W4]
+                .into_iter()
+                .map(|node| (node, member(node)))
+                .collect(),
+            epoch: Epoch(5),
+            holder: Some(N1),
+            sync: vec![SyncRule {
+                epoch: Epoch(5),
+                primary: N1,
+                k,
+                members: members.iter().copied().collect(),
+            }],
+            ..ClusterState::default()
+        }
+    }
+
+    fn report(node: NodeId, server: Server) -> NodeReport {
+        NodeReport {
+            node,
+            incarnation: 1,
+            pg: Some(PgObservation {
+                server,
+                control: None,
+                version_num: 150_000,
+                postmaster_pid: None,
+                trouble: None,
+                pending_restart: Vec::new(),
+            }),
+            voter: VoterReport::default(),
+            holder: None,
+            pledge: Epoch(5),
+            applied: 0,
+            explain: Vec::new(),
+            agent_version: String::new(),
+        }
+    }
+
+    fn standby(position: Position) -> Server {
+        Server::Standby(StandbyView {
+            position,
+            replay: position.lsn,
+            replay_age_ms: Some(4_000),
+            upstream: None,
+            receiver: Some(Receiver {
+                streaming: true,
+                latest_end: position.lsn,
+            }),
+            replay_paused: false,
+        })
+    }
+
+    fn primary(position: Position) -> Server {
+        Server::Primary(PrimaryView {
+            position,
+            history: TimelineHistory {
+                timeline: position.timeline,
+                switches: Vec::new(),
+            },
+            synchronous_standby_names: String::new(),
+            standbys: Vec::new(),
+            read_only: false,
+        })
+    }
+
+    /// What was heard of nodes, each so many seconds ago.
+    struct Heard(Vec<(u64, NodeId, Server)>);
+
+    impl Heard {
+        fn view(&self) -> ClusterView {
+            let reports = self
+                .0
+                .iter()
+                .map(|(_, node, server)| (*node, (MonoTime(0), report(*node, server.clone()))));
+            ClusterView {
+                reports: reports.collect(),
+            }
+        }
+        fn age(&self, node: NodeId) -> Option<Duration> {
+            self.0
+                .iter()
+                .find(|(_, heard, _)| *heard == node)
+                .map(|(age, _, _)| Duration::from_secs(*age))
+        }
+        fn risk(&self, state: &ClusterState, target: NodeId) -> FailoverRisk {
+            failover_risk(state, &self.view(), |node| self.age(node), target)
+        }
+    }
+
+    #[test]
+    fn a_target_that_is_behind_risks_the_bytes_that_others_are_known_to_have() {
+        let heard = Heard(vec![
+            (60, N1, primary(at(3, 0x5000))),
+            (1, N2, standby(at(3, 0x4000))),
+            (60, N3, standby(at(3, 0x6000))),
+        ]);
+        let risk = heard.risk(&state(1, &[N2, N3]), N2);
+        assert_eq!(risk.bytes, Some(0x2000));
+        assert_eq!(risk.span, Some(Duration::from_secs(60)));
+        assert!(!risk.acknowledged_is_safe && risk.target_ready);
+    }
+
+    #[test]
+    fn nothing_acknowledged_is_at_risk_where_the_answering_nodes_meet_every_quorum_and_the_target_is_furthest()
+     {
+        let heard = Heard(vec![
+            (60, N1, primary(at(3, 0x5000))),
+            (1, N2, standby(at(3, 0x4000))),
+            (1, N3, standby(at(3, 0x4800))),
+        ]);
+        let state = state(1, &[N2, N3]);
+        assert!(heard.risk(&state, N3).acknowledged_is_safe);
+        assert_eq!(heard.risk(&state, N3).span, Some(Duration::ZERO));
+        assert!(!heard.risk(&state, N2).acknowledged_is_safe, "n3 is ahead of it");
+    }
+
+    #[test]
+    fn a_degraded_or_asynchronous_cluster_always_has_something_at_risk() {
+        let heard = Heard(vec![
+            (60, N1, primary(at(3, 0x5000))),
+            (1, N2, standby(at(3, 0x5000))),
+        ]);
+        assert!(!heard.risk(&state(0, &[]), N2).acknowledged_is_safe);
+        let mut asynchronous = state(1, &[N2]);
+        assert!(heard.risk(&asynchronous, N2).acknowledged_is_safe);
+        asynchronous.settings.sync_mode = SyncMode::Async;
+        let risk = heard.risk(&asynchronous, N2);
+        assert_eq!(
+            (risk.acknowledged_is_safe, risk.bytes, risk.span),
+            (false, Some(0), Some(Duration::from_secs(60)))
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_not_told_as_nothing() {
+        let heard = Heard(vec![(1, N2, Server::Down)]);
+        let risk = heard.risk(&state(1, &[N2, N3]), N2);
+        assert_eq!((risk.bytes, risk.span, risk.target_ready), (None, None, false));
+        assert!(!risk.acknowledged_is_safe);
+    }
+
+    #[test]
+    fn a_long_tail_on_an_old_timeline_is_not_ahead_of_a_newer_one() {
+        let heard = Heard(vec![
+            (60, N1, primary(at(2, 0x9000))),
+            (1, N2, standby(at(3, 0x4000))),
+        ]);
+        assert_eq!(heard.risk(&state(1, &[N2]), N2).bytes, Some(0));
+    }
+
+    #[test]
+    fn the_target_of_a_switchover_is_the_furthest_fit_standby_of_the_set() {
+        let heard = Heard(vec![
+            (0, N1, primary(at(3, 0x5000))),
+            (1, N2, standby(at(3, 0x4000))),
+            (1, N3, standby(at(3, 0x5000))),
+        ]);
+        let choose = |state: &ClusterState| choose_target(state, &heard.view(), |node| heard.age(node));
+        assert_eq!(choose(&state(1, &[N2, N3])), Ok(N3));
+        assert_eq!(choose(&state(1, &[N2])), Ok(N2), "n3 is not in the set");
+        let mut held_back = state(1, &[N2, N3]);
+        held_back.maintenance.insert(N3);
+        assert_eq!(choose(&held_back), Ok(N2));
+        held_back.members.get_mut(&N2).expect("a member").nofailover = true;
+        let unfit = choose(&held_back).expect_err("nobody is left");
+        assert!(
+            unfit.found.contains("n2 is marked nofailover") && unfit.found.contains("n3 is in maintenance")
+        );
+    }
+
+    #[test]
+    fn each_unfit_target_is_refused_for_its_own_reason() {
+        let silent = Server::Standby(match standby(at(3, 1)) {
+            Server::Standby(view) => StandbyView {
+                receiver: None,
+                ..view
+            },
+            other => panic!("{other:?}"),
+        });
+        for (heard, target, id) in [
+            (vec![], NodeId(9), "not-a-member"),
+            (vec![], W4, "witness"),
+            (vec![], N1, "already-primary"),
+            (vec![], N2, "target-is-gone"),
+            (vec![(6, N2, standby(at(3, 1)))], N2, "target-is-gone"),
+            (vec![(1, N2, Server::Starting)], N2, "target-is-no-standby"),
+            (vec![(1, N2, silent)], N2, "target-does-not-stream"),
+        ] {
+            let heard = Heard(heard);
+            let fit = fit_for_switchover(&state(1, &[N2]), &heard.view(), |node| heard.age(node), target)
+                .map(|_| ());
+            assert_eq!(fit.map_err(|unfit| unfit.id), Err(id));
+        }
+    }
+}
