@@ -602,6 +602,22 @@ impl ClusterState {
     }
 
     fn order_failover(&mut self, request: &RequestId, to: NodeId, accept: bool, at: WallTime) -> Outcome {
+        let Some(holder) = self.holder else {
+            return Err(conflict(
+                "no-primary",
+                "there is no primary to fail over from: pgctl explain says why",
+            ));
+        };
+        if holder == to {
+            return Err(conflict(
+                "already-primary",
+                format!(
+                    "{} holds epoch {} already: start its agent and its server, or choose another node",
+                    self.name_of(to),
+                    self.epoch
+                ),
+            ));
+        }
         match self.members.get(&to) {
             None => {
                 return Err(conflict(

@@ -180,7 +180,7 @@ fn acknowledged_commits_are_kept(state: &ClusterState, change: &EpochChange) -> 
         }
     }
     let released = pledged(change);
-    match state.sync.iter().find(|rule| !rule.covered_by(&released)) {
+    match state.sync.iter().find(|rule| !kept(state, rule, &released)) {
         None => Reason::open(
             ID,
             format!(
@@ -190,6 +190,16 @@ fn acknowledged_commits_are_kept(state: &ClusterState, change: &EpochChange) -> 
         ),
         Some(rule) => uncovered(state, rule, &released, ID),
     }
+}
+
+/// Whether the pledged nodes hold every commit acknowledged under `rule`. The holder of a later epoch does so alone: its
+/// grant passed this gate, and nobody has acknowledged anything under the earlier rule since.
+fn kept(state: &ClusterState, rule: &SyncRule, released: &BTreeSet<NodeId>) -> bool {
+    rule.covered_by(released)
+        || state
+            .sync
+            .iter()
+            .any(|later| later.epoch > rule.epoch && released.contains(&later.primary))
 }
 
 fn uncovered(state: &ClusterState, rule: &SyncRule, released: &BTreeSet<NodeId>, id: &str) -> Reason {

@@ -19,6 +19,8 @@ pub struct Holder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Round {
     sent: ClockReading,
+    /// How long this renewal is good for: the voters were asked for a promise that covers this, and no more.
+    lease: Duration,
     acks: BTreeSet<NodeId>,
 }
 
@@ -71,6 +73,7 @@ impl Holder {
             round,
             Round {
                 sent: now,
+                lease: self.lease,
                 acks: BTreeSet::new(),
             },
         );
@@ -96,7 +99,7 @@ impl Holder {
         if !voters.majority(&found.acks) {
             return false;
         }
-        let deadline = found.sent.plus(self.lease);
+        let deadline = found.sent.plus(found.lease);
         // Older renewals can only give earlier deadlines.
         self.rounds = self.rounds.split_off(&(round + 1));
         if now.any_reached(deadline) {
@@ -201,6 +204,18 @@ mod tests {
         holder.acknowledged(first.round, NodeId(1), &three(), at(11));
         assert!(!holder.acknowledged(second.round, NodeId(2), &three(), at(12)));
         assert!(!holder.valid(at(12)));
+    }
+
+    #[test]
+    fn longer_terms_do_not_count_for_a_renewal_that_was_sent_under_the_shorter_ones() {
+        let mut holder = Holder::new(Epoch(1), Duration::from_millis(100));
+        let renewal = holder.renew(at(0)).expect("renews");
+        holder.set_lease(Duration::from_millis(1_000));
+        for node in [1, 2] {
+            holder.acknowledged(renewal.round, NodeId(node), &three(), at(1));
+        }
+        assert!(holder.valid(at(99)));
+        assert!(!holder.valid(at(100)), "the voters promised the shorter terms");
     }
 
     #[test]

@@ -74,7 +74,13 @@ impl World {
         }
         if let Some((newest, branch)) = self.checks.newest
             && newest > epoch
-            && !self.wal.contains(Place { branch, lsn: u64::MAX }, commit.place)
+            && !self.wal.contains(
+                Place {
+                    branch,
+                    lsn: u64::MAX,
+                },
+                commit.place,
+            )
         {
             self.violation(&format!(
                 "lost: n{} acknowledges {:?} under epoch {epoch}, epoch {newest} does not have it",
@@ -93,7 +99,11 @@ impl World {
         }
         let holders = self.holders_of(commit);
         let explained = state.sync.iter().any(|rule| {
-            let have = rule.members.iter().filter(|member| holders.contains(member)).count();
+            let have = rule
+                .members
+                .iter()
+                .filter(|member| holders.contains(member))
+                .count();
             rule.primary == id(node) && have >= rule.k as usize
         });
         if !explained {
@@ -114,13 +124,20 @@ impl World {
         if !unguarded && epoch < self.raft.newest().epoch {
             let newest = self.raft.newest();
             if newest.holder != Some(id(node)) {
-                self.violation(&format!("n{} is promoted under epoch {epoch}, which is over", node + 1));
+                self.violation(&format!(
+                    "n{} is promoted under epoch {epoch}, which is over",
+                    node + 1
+                ));
             }
         }
         for other in 0..self.nodes.len() {
             let it = &self.nodes[other];
             if other != node && it.server.writable() && !it.unguarded && !unguarded {
-                self.violation(&format!("two primaries: n{} while n{} is writable", node + 1, other + 1));
+                self.violation(&format!(
+                    "two primaries: n{} while n{} is writable",
+                    node + 1,
+                    other + 1
+                ));
             }
         }
         if self.checks.newest.is_none_or(|(newest, _)| newest < epoch) {
@@ -133,9 +150,16 @@ impl World {
         if self.checks.lossy {
             return;
         }
-        let lost = self.checks.acknowledged.iter().copied().find(|commit| !self.wal.contains(place, *commit));
+        let lost = self
+            .checks
+            .acknowledged
+            .iter()
+            .copied()
+            .find(|commit| !self.wal.contains(place, *commit));
         if let Some(commit) = lost {
-            self.violation(&format!("lost: the new primary at {place:?} does not have {commit:?}"));
+            self.violation(&format!(
+                "lost: the new primary at {place:?} does not have {commit:?}"
+            ));
         }
     }
 
@@ -179,7 +203,10 @@ impl World {
                 }
             }
             Command::OpenGate { timeline, lsn, .. } => {
-                let row = Position { timeline: *timeline, lsn: *lsn };
+                let row = Position {
+                    timeline: *timeline,
+                    lsn: *lsn,
+                };
                 if !self.checks.rows.contains(&row) {
                     self.violation("the gate opens before the epoch's first row is acknowledged");
                 }
@@ -210,7 +237,9 @@ impl World {
             let lapsed = it.server.run == Run::Primary
                 && !it.unguarded
                 && it.agent.as_ref().is_some_and(|agent| {
-                    let old = agent.old_deadline.is_some_and(|deadline| !reading.any_reached(deadline));
+                    let old = agent
+                        .old_deadline
+                        .is_some_and(|deadline| !reading.any_reached(deadline));
                     !old && agent.holder.as_ref().is_none_or(|holder| !holder.valid(reading))
                 });
             if !lapsed {
@@ -225,7 +254,14 @@ impl World {
     }
 
     /// Whoever waits says for what.
-    pub fn check_explained(&mut self, node: usize, rule: &str, actions: usize, reasons: &[Reason], wakes: bool) {
+    pub fn check_explained(
+        &mut self,
+        node: usize,
+        rule: &str,
+        actions: usize,
+        reasons: &[Reason],
+        wakes: bool,
+    ) {
         if actions == 0 && !wakes && !reasons.iter().any(|reason| !reason.open) && !AT_REST.contains(&rule) {
             self.violation(&format!("n{} waits ({rule}) and does not say for what", node + 1));
         }
@@ -234,21 +270,28 @@ impl World {
     /// What still keeps the cluster from being whole; empty if nothing does.
     pub fn why_not_whole(&self) -> String {
         let state = self.raft.newest();
-        let Some(holder) = state.holder else { return self.with_reasons("there is no holder") };
+        let Some(holder) = state.holder else {
+            return self.with_reasons("there is no holder");
+        };
         let primary = index(holder);
         let reading = self.reading(primary);
         let it = &self.nodes[primary];
-        let valid = it
-            .agent
-            .as_ref()
-            .is_some_and(|a| a.holder.as_ref().is_some_and(|h| h.epoch() == state.epoch && h.valid(reading)));
+        let valid = it.agent.as_ref().is_some_and(|a| {
+            a.holder
+                .as_ref()
+                .is_some_and(|h| h.epoch() == state.epoch && h.valid(reading))
+        });
         if !valid {
             return self.with_reasons("the holder has no lease");
         }
         if it.server.run != Run::Primary || state.promotion.is_none() {
             return self.with_reasons("the holder does not serve");
         }
-        if it.agent.as_ref().is_some_and(|agent| agent.memory.gate != Some(state.epoch)) {
+        if it
+            .agent
+            .as_ref()
+            .is_some_and(|agent| agent.memory.gate != Some(state.epoch))
+        {
             return self.with_reasons("the gate is shut");
         }
         let place = it.server.place().expect("a primary has data");
@@ -268,7 +311,11 @@ impl World {
                         && (receiver.name == state.application_name(id(node), state.epoch)
                             || self.mutant.is_some())
                 });
-            if !streams || !server.place().is_some_and(|there| self.wal.contains(place, there)) {
+            if !streams
+                || !server
+                    .place()
+                    .is_some_and(|there| self.wal.contains(place, there))
+            {
                 return self.with_reasons(&format!("n{} does not stream", node + 1));
             }
         }
@@ -277,12 +324,14 @@ impl World {
             return self.with_reasons("a walk is under way");
         }
         let full = state.settings.sync_mode == SyncMode::Async
-            || (rule.members.len() == others && rule.k as usize == others.min(state.settings.sync_standbys as usize));
+            || (rule.members.len() == others
+                && rule.k as usize == others.min(state.settings.sync_standbys as usize));
         if !full {
             return self.with_reasons("the synchronous set is not full");
         }
         if state.switchover.is_some() || state.failover_order.is_some() {
-            return self.with_reasons("an order is not carried out");
+            let orders = format!("{:?} {:?}", state.switchover, state.failover_order);
+            return self.with_reasons(&format!("an order is not carried out: {orders}"));
         }
         String::new()
     }

@@ -50,7 +50,11 @@ impl World {
                 ClusterAction::AskBound { next, receipt } => {
                     self.broadcast(node, &Msg::AskBound { next, receipt });
                 }
-                ClusterAction::AskRelease { epoch, receipt, wait_for } => {
+                ClusterAction::AskRelease {
+                    epoch,
+                    receipt,
+                    wait_for,
+                } => {
                     let asked: std::collections::BTreeSet<_> = state.members.keys().copied().collect();
                     let round = &mut self.agent(node).coordinator.round;
                     match round.as_mut().filter(|round| round.epoch == epoch) {
@@ -68,7 +72,14 @@ impl World {
                             });
                         }
                     }
-                    self.broadcast(node, &Msg::AskRelease { epoch, receipt, wait_for });
+                    self.broadcast(
+                        node,
+                        &Msg::AskRelease {
+                            epoch,
+                            receipt,
+                            wait_for,
+                        },
+                    );
                 }
             }
         }
@@ -78,7 +89,11 @@ impl World {
         let state = self.state(node);
         let now = self.nodes[node].clock.mono(self.now);
         let agent = self.agent(node);
-        let stray = agent.reports.reports.values().any(|(_, report)| report.pledge > state.epoch);
+        let stray = agent
+            .reports
+            .reports
+            .values()
+            .any(|(_, report)| report.pledge > state.epoch);
         let well = state
             .holder
             .and_then(|holder| agent.reports.fresh(holder, now, Duration::from_secs(1)))
@@ -101,7 +116,13 @@ impl World {
     }
 
     pub fn on_released(&mut self, node: usize, by: usize, epoch: Epoch, release: Option<Release>) {
-        let Some(round) = self.agent(node).coordinator.round.as_mut().filter(|round| round.epoch == epoch) else {
+        let Some(round) = self
+            .agent(node)
+            .coordinator
+            .round
+            .as_mut()
+            .filter(|round| round.epoch == epoch)
+        else {
             return;
         };
         round.pending.remove(&id(by));

@@ -34,8 +34,14 @@ impl World {
         let reading = self.reading(node);
         let now = self.nodes[node].clock.mono(self.now);
         let last = self.raft.last_index();
+        // The log keeps what was committed before it is applied. A host that lost its memory may have lost that note.
         let floor = self.nodes[node].applied_floor.min(last);
-        let back = floor - usize::try_from(self.rng.below(6)).expect("small").min(floor);
+        let lost = if self.nodes[node].server.run == Run::Down {
+            self.rng.index(6)
+        } else {
+            0
+        };
+        let back = floor.saturating_sub(lost);
         let mutant = self.mutant;
         let it = &mut self.nodes[node];
         it.life += 1;
@@ -56,7 +62,11 @@ impl World {
             fenced: Epoch(0),
             fencing: None,
             receipt: None,
-            memory: NodeMemory { lineage: it.disk.lineage, broken: it.disk.broken, ..NodeMemory::default() },
+            memory: NodeMemory {
+                lineage: it.disk.lineage,
+                broken: it.disk.broken,
+                ..NodeMemory::default()
+            },
             conf: None,
             reports: ClusterView::default(),
             coordinator,
@@ -105,7 +115,9 @@ impl World {
         if self.nodes[node].frozen {
             return;
         }
-        let Some(agent) = &mut self.nodes[node].agent else { return };
+        let Some(agent) = &mut self.nodes[node].agent else {
+            return;
+        };
         if agent.applied >= to {
             return;
         }
@@ -124,7 +136,10 @@ impl World {
             agent.memory.sync_mark = None;
         }
         let seen = state.switchover.as_ref().map(|running| {
-            (running.request.clone(), running.phase == agent_core::cluster::SwitchoverPhase::Stopping)
+            (
+                running.request.clone(),
+                running.phase == agent_core::cluster::SwitchoverPhase::Stopping,
+            )
         });
         if agent.switchover_seen != seen {
             agent.coordinator.switchover_since = seen.is_some().then_some(now);
@@ -148,7 +163,11 @@ impl World {
         let without_lease = self.mutant == Some(Mutant::PromoteWithoutLease);
         let agent = self.agent(node);
         let lease = LeaseView {
-            epoch: if without_lease { state.epoch } else { agent.holder.as_ref().map_or(Epoch(0), Holder::epoch) },
+            epoch: if without_lease {
+                state.epoch
+            } else {
+                agent.holder.as_ref().map_or(Epoch(0), Holder::epoch)
+            },
             valid: without_lease || agent.holder.as_ref().is_some_and(|holder| holder.valid(reading)),
             fenced: agent.fenced,
         };
@@ -170,7 +189,13 @@ impl World {
         let NodeView { conf, memory, .. } = view;
         agent.conf = conf;
         agent.memory = memory;
-        self.check_explained(node, &decision.rule, decision.actions.len(), &decision.reasons, decision.wake_at.is_some());
+        self.check_explained(
+            node,
+            &decision.rule,
+            decision.actions.len(),
+            &decision.reasons,
+            decision.wake_at.is_some(),
+        );
         let agent = self.agent(node);
         if agent.explain != decision.reasons || !decision.actions.is_empty() {
             agent.explain = decision.reasons;
@@ -196,10 +221,18 @@ impl World {
                 memory.not_streaming_since = None;
                 let streams = |member: agent_core::ids::NodeId| {
                     let name = state.application_name(member, state.epoch);
-                    primary.standbys.iter().any(|s| s.streaming && s.application_name == name)
+                    primary
+                        .standbys
+                        .iter()
+                        .any(|s| s.streaming && s.application_name == name)
                 };
-                let members = state.sync_rule().map(|rule| rule.members.clone()).unwrap_or_default();
-                memory.absent_since.retain(|member, _| members.contains(member) && !streams(*member));
+                let members = state
+                    .sync_rule()
+                    .map(|rule| rule.members.clone())
+                    .unwrap_or_default();
+                memory
+                    .absent_since
+                    .retain(|member, _| members.contains(member) && !streams(*member));
                 for member in members.into_iter().filter(|member| !streams(*member)) {
                     memory.absent_since.entry(member).or_insert(now);
                 }
@@ -256,7 +289,15 @@ impl World {
                 if self.agent(node).marking.as_ref() != Some(&rule) {
                     self.agent(node).marking = Some(rule.clone());
                     let life = self.nodes[node].server.life;
-                    self.agent_after(node, 100, Timer::Mark { rule, from_zero, life });
+                    self.agent_after(
+                        node,
+                        100,
+                        Timer::Mark {
+                            rule,
+                            from_zero,
+                            life,
+                        },
+                    );
                 }
             }
             NodeAction::Checkpoint { request } => {
@@ -314,7 +355,11 @@ impl World {
                 let (epoch, timeline) = (grant.epoch(), grant.timeline());
                 let reading = self.reading(node);
                 let holds = self.mutant == Some(Mutant::PromoteWithoutLease)
-                    || self.agent(node).holder.as_ref().is_some_and(|h| h.valid(reading) && h.epoch() == epoch);
+                    || self
+                        .agent(node)
+                        .holder
+                        .as_ref()
+                        .is_some_and(|h| h.valid(reading) && h.epoch() == epoch);
                 if !holds {
                     return;
                 }
@@ -322,11 +367,14 @@ impl World {
                 self.server_after(node, delay, Step::Promoted { epoch, timeline });
                 delay + 1
             }
-            NodeAction::Shutdown { .. } => {
+            NodeAction::Shutdown { epoch } => {
+                let epoch = *epoch;
                 let server = &mut self.nodes[node].server;
                 server.run = Run::Stopping;
                 server.waiting.clear();
-                self.rng.mostly_short(15 * MS, 300 * MS)
+                let delay = self.rng.mostly_short(15 * MS, 300 * MS);
+                self.server_after(node, delay, Step::Stopped { epoch });
+                delay + 1
             }
             NodeAction::StopDiverged { .. } => self.rng.between(10, 60) * MS,
             _ => self.rng.between(1, 10) * MS,
@@ -334,7 +382,12 @@ impl World {
         self.tickets += 1;
         let token = self.tickets;
         let life = self.nodes[node].server.life;
-        self.agent(node).job = Some(Job { token, action, life, source });
+        self.agent(node).job = Some(Job {
+            token,
+            action,
+            life,
+            source,
+        });
         self.agent_after(node, delay, Timer::JobDone { token });
     }
 
@@ -342,14 +395,19 @@ impl World {
         if self.agent(node).job.as_ref().is_none_or(|job| job.token != token) {
             return;
         }
-        let Some(job) = self.agent(node).job.take() else { return };
+        let Some(job) = self.agent(node).job.take() else {
+            return;
+        };
         let now = self.nodes[node].clock.mono(self.now);
         let same_server = self.nodes[node].server.life == job.life;
         match job.action {
             NodeAction::CreateDatabase => {
                 let branch = self.wal.begin(1, None);
                 self.nodes[node].server.data = Some(Data {
-                    place: Place { branch, lsn: START_LSN },
+                    place: Place {
+                        branch,
+                        lsn: START_LSN,
+                    },
                     control_timeline: 1,
                     state: ControlState::ShutDown,
                 });
@@ -385,14 +443,13 @@ impl World {
                 }
                 self.agent(node).memory.diverged = Some(epoch);
             }
-            NodeAction::Shutdown { epoch } if same_server => self.shut_down(node, epoch),
             _ => {}
         }
         self.report(node);
         self.look_soon(node);
     }
 
-    fn shut_down(&mut self, node: usize, epoch: Epoch) {
+    pub fn shut_down(&mut self, node: usize, epoch: Epoch) {
         // The walsenders send all that is left before they end.
         self.nodes[node].server.run = Run::Primary;
         let waits = self.nodes[node].server.commits_wait;
@@ -404,7 +461,14 @@ impl World {
             data.state = ControlState::ShutDown;
         }
         let clean_end = end.map(|place| self.wal.position(place));
-        self.give_receipt(node, epoch, clean_end);
+        let asked = |job: &Job| matches!(job.action, NodeAction::Shutdown { .. });
+        let agent = self.nodes[node]
+            .agent
+            .as_ref()
+            .filter(|_| !self.nodes[node].frozen);
+        if agent.is_some_and(|agent| agent.job.as_ref().is_some_and(asked)) {
+            self.give_receipt(node, epoch, clean_end);
+        }
     }
 
     fn source_of(&self, node: usize, source: Option<(usize, u64)>) -> Option<Data> {
@@ -412,7 +476,10 @@ impl World {
         let server = &self.nodes[from].server;
         let serves = server.run == Run::Primary && server.life == life && self.net.both(node, from);
         let data = server.data.filter(|_| serves)?;
-        Some(Data { state: ControlState::InArchiveRecovery, ..data })
+        Some(Data {
+            state: ControlState::InArchiveRecovery,
+            ..data
+        })
     }
 
     fn on_the_line(&mut self, node: usize, epoch: Epoch) {
@@ -454,7 +521,12 @@ impl World {
             return;
         }
         let position = self.wal.position(place);
-        let command = Command::OpenGate { epoch, timeline: position.timeline, lsn: position.lsn, at: WallTime(0) };
+        let command = Command::OpenGate {
+            epoch,
+            timeline: position.timeline,
+            lsn: position.lsn,
+            at: WallTime(0),
+        };
         self.propose(node, command);
     }
 
@@ -476,10 +548,22 @@ impl World {
         let told = server.names.text == wanted && (!from_zero || server.commits_wait == (rule.k > 0));
         let mutant = self.mutant == Some(Mutant::WalkEndsWithoutMark);
         if !told && !mutant {
-            self.agent_after(node, 10 * MS, Timer::Mark { rule, from_zero, life });
+            self.agent_after(
+                node,
+                10 * MS,
+                Timer::Mark {
+                    rule,
+                    from_zero,
+                    life,
+                },
+            );
             return;
         }
-        let lsn = if mutant { Some(0) } else { self.commit(node, 100, Who::Client).map(|place| place.lsn) };
+        let lsn = if mutant {
+            Some(0)
+        } else {
+            self.commit(node, 100, Who::Client).map(|place| place.lsn)
+        };
         let agent = self.agent(node);
         agent.marking = None;
         if let Some(lsn) = lsn {
@@ -506,7 +590,9 @@ impl World {
 
     pub fn on_proposed(&mut self, node: usize, ticket: u64, accepted: bool) {
         let agent = self.agent(node);
-        let Some(at) = agent.proposals.iter().position(|(running, _)| *running == ticket) else { return };
+        let Some(at) = agent.proposals.iter().position(|(running, _)| *running == ticket) else {
+            return;
+        };
         let (_, command) = agent.proposals.remove(at);
         if let Command::OpenGate { epoch, .. } = command {
             agent.opening = None;
@@ -565,7 +651,10 @@ impl World {
         }
         let state = self.state(node);
         let from_holder = state.holder == Some(report.node);
-        self.agent(node).reports.reports.insert(report.node, (now, report));
+        self.agent(node)
+            .reports
+            .reports
+            .insert(report.node, (now, report));
         if from_holder {
             self.look_soon(node);
         } else {
@@ -575,6 +664,10 @@ impl World {
 }
 
 pub fn from_of(upstream: &Upstream) -> usize {
-    let number: u64 = upstream.host.trim_start_matches('n').parse().expect("a node's host name");
+    let number: u64 = upstream
+        .host
+        .trim_start_matches('n')
+        .parse()
+        .expect("a node's host name");
     index(agent_core::ids::NodeId(number))
 }

@@ -27,7 +27,11 @@ impl World {
         self.check_leases();
         for node in 0..self.nodes.len() {
             if self.nodes[node].server.writable() {
-                let size = if self.rng.chance(20) { self.rng.between(1_000, 200_000) } else { 50 };
+                let size = if self.rng.chance(20) {
+                    self.rng.between(1_000, 200_000)
+                } else {
+                    50
+                };
                 self.commit(node, size, Who::Client);
             }
         }
@@ -45,11 +49,19 @@ impl World {
             Trouble::HealNet => self.net.heal(),
             Trouble::Resume => {
                 let request = self.request();
-                self.operator(Command::Resume { request, at: WallTime(0) });
+                self.operator(Command::Resume {
+                    request,
+                    at: WallTime(0),
+                });
             }
             Trouble::MaintenanceOff { node } => {
                 let request = self.request();
-                self.operator(Command::Maintenance { request, node: id(node), on: false, at: WallTime(0) });
+                self.operator(Command::Maintenance {
+                    request,
+                    node: id(node),
+                    on: false,
+                    at: WallTime(0),
+                });
             }
             Trouble::Next if self.healed => {}
             Trouble::Next => {
@@ -119,7 +131,11 @@ impl World {
                 }
                 self.change_voters(voters);
             }
-            Fault::Switchover | Fault::FailoverOrder | Fault::Pause | Fault::Maintenance | Fault::Settings => {
+            Fault::Switchover
+            | Fault::FailoverOrder
+            | Fault::Pause
+            | Fault::Maintenance
+            | Fault::Settings => {
                 self.order(fault, soon);
             }
         }
@@ -130,18 +146,36 @@ impl World {
         let at = WallTime(0);
         let to = self.rng.index(self.nodes.len());
         let command = match fault {
-            Fault::Switchover => Command::StartSwitchover { request, to: id(to), at },
+            Fault::Switchover => Command::StartSwitchover {
+                request,
+                to: id(to),
+                at,
+            },
             Fault::FailoverOrder => {
                 let accept_data_loss = self.rng.chance(200);
-                Command::OrderFailover { request, to: id(to), accept_data_loss, at }
+                Command::OrderFailover {
+                    request,
+                    to: id(to),
+                    accept_data_loss,
+                    at,
+                }
             }
             Fault::Pause => {
                 self.after(soon, Event::Trouble(Trouble::Resume));
-                Command::Pause { request, reason: "a test".to_owned(), at }
+                Command::Pause {
+                    request,
+                    reason: "a test".to_owned(),
+                    at,
+                }
             }
             Fault::Maintenance => {
                 self.after(soon, Event::Trouble(Trouble::MaintenanceOff { node: to }));
-                Command::Maintenance { request, node: id(to), on: true, at }
+                Command::Maintenance {
+                    request,
+                    node: id(to),
+                    on: true,
+                    at,
+                }
             }
             _ => {
                 let old = self.raft.newest().settings.clone();
@@ -160,7 +194,11 @@ impl World {
                         settings.timing.promise_ms += 1;
                     }
                 }
-                Command::ChangeSettings { request, settings: Box::new(settings), at }
+                Command::ChangeSettings {
+                    request,
+                    settings: Box::new(settings),
+                    at,
+                }
             }
         };
         self.operator(command);
@@ -204,7 +242,11 @@ impl World {
         it.frozen = false;
         it.suspended = false;
         it.agent_since = self.now;
-        if it.agent.as_ref().is_some_and(|a| a.holder.as_ref().is_some_and(|h| h.valid(reading))) {
+        if it
+            .agent
+            .as_ref()
+            .is_some_and(|a| a.holder.as_ref().is_some_and(|h| h.valid(reading)))
+        {
             it.unguarded = false;
         }
         let kept = std::mem::take(&mut it.kept);
@@ -280,7 +322,11 @@ impl World {
         for node in self.raft.newest().maintenance.clone() {
             self.on_trouble(Trouble::MaintenanceOff { node: index(node) });
         }
-        let data = self.nodes.iter().filter(|node| node.kind == MemberKind::Data).count();
+        let data = self
+            .nodes
+            .iter()
+            .filter(|node| node.kind == MemberKind::Data)
+            .count();
         let why = self.why_not_whole();
         let acknowledged = self.checks.acknowledged.len();
         match self.checks.whole_at {

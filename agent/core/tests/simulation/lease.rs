@@ -2,6 +2,7 @@
 
 use crate::clock::MS;
 use crate::mutants::Mutant;
+use crate::postgres::Run;
 use crate::raft::id;
 use crate::world::{Msg, Releasing, Timer, World};
 use agent_core::cluster::{Command, Release};
@@ -10,7 +11,6 @@ use agent_core::ids::Epoch;
 use agent_core::lease::{Holder, RenewAnswer};
 use agent_core::pg::{ControlState, Position, TimelineId};
 use agent_core::view::FenceReceipt;
-use crate::postgres::Run;
 use std::time::Duration;
 
 impl World {
@@ -19,19 +19,29 @@ impl World {
         let state = self.state(node);
         let me = id(node);
         let reading = self.reading(node);
-        let limit = self.nodes[node].disk.promise_limit.max(state.settings.timing.promise());
+        let limit = self.nodes[node]
+            .disk
+            .promise_limit
+            .max(state.settings.timing.promise());
         self.nodes[node].disk.promise_limit = limit;
         let agent = self.agent(node);
         agent.voter.allow_promises(limit);
-        let mine = state.holder == Some(me) && agent.fenced < state.epoch && agent.voter.pledge() <= state.epoch;
-        if !mine || agent.holder.as_ref().is_some_and(|holder| holder.epoch() == state.epoch) {
+        let mine =
+            state.holder == Some(me) && agent.fenced < state.epoch && agent.voter.pledge() <= state.epoch;
+        if !mine
+            || agent
+                .holder
+                .as_ref()
+                .is_some_and(|holder| holder.epoch() == state.epoch)
+        {
             return;
         }
         let lease = state.settings.timing.lease();
         let before = agent.holder.replace(Holder::new(state.epoch, lease));
         // The server of the epoch before may go on until that lease ends.
-        agent.old_deadline =
-            before.filter(|holder| holder.valid(reading)).and_then(|holder| holder.deadline());
+        agent.old_deadline = before
+            .filter(|holder| holder.valid(reading))
+            .and_then(|holder| holder.deadline());
         agent.refused.clear();
         let epoch = state.epoch;
         self.agent_after(node, 0, Timer::Renew { epoch });
@@ -56,11 +66,18 @@ impl World {
             renewal = Some(u64::MAX);
         }
         let Some(round) = renewal else { return };
-        let msg = Msg::Renew { epoch, round, incarnation, promise: timing.promise() };
+        let msg = Msg::Renew {
+            epoch,
+            round,
+            incarnation,
+            promise: timing.promise(),
+        };
         for voter in state.voters.all() {
             self.send(node, crate::raft::index(voter), msg.clone());
         }
-        let again = self.nodes[node].clock.until_any(self.now, reading.plus(timing.renew()));
+        let again = self.nodes[node]
+            .clock
+            .until_any(self.now, reading.plus(timing.renew()));
         self.agent_after(node, again, Timer::Renew { epoch });
     }
 
@@ -90,15 +107,25 @@ impl World {
         }
         let agent = self.agent(node);
         agent.refused.remove(&id(by));
-        let Some(holder) = agent.holder.as_mut().filter(|holder| holder.epoch() == epoch) else { return };
+        let Some(holder) = agent.holder.as_mut().filter(|holder| holder.epoch() == epoch) else {
+            return;
+        };
         let had = holder.valid(reading);
         let longer = if mutant == Some(Mutant::DeadlineFromTheAnswer) {
-            agent.answers.retain(|(of, who)| of + 4 > round && (*of, *who) != (round, id(by)));
+            agent
+                .answers
+                .retain(|(of, who)| of + 4 > round && (*of, *who) != (round, id(by)));
             agent.answers.push((round, id(by)));
-            let who = agent.answers.iter().filter(|(of, _)| *of == round).map(|(_, who)| *who).collect();
+            let who = agent
+                .answers
+                .iter()
+                .filter(|(of, _)| *of == round)
+                .map(|(_, who)| *who)
+                .collect();
             state.voters.majority(&who)
                 && holder.renew(reading).is_some_and(|fresh| {
-                    who.into_iter().any(|voter| holder.acknowledged(fresh.round, voter, &state.voters, reading))
+                    who.into_iter()
+                        .any(|voter| holder.acknowledged(fresh.round, voter, &state.voters, reading))
                 })
         } else {
             holder.acknowledged(round, id(by), &state.voters, reading)
@@ -124,7 +151,12 @@ impl World {
         let state = self.state(node);
         let reading = self.reading(node);
         let agent = self.agent(node);
-        if to <= epoch || agent.holder.as_ref().is_none_or(|h| h.epoch() != epoch || h.valid(reading)) {
+        if to <= epoch
+            || agent
+                .holder
+                .as_ref()
+                .is_none_or(|h| h.epoch() != epoch || h.valid(reading))
+        {
             return;
         }
         agent.refused.insert(id(by));
@@ -136,24 +168,34 @@ impl World {
 
     /// Sets the clock for the moment at which the lease ends.
     pub fn arm_deadline(&mut self, node: usize) {
-        let Some(deadline) = self.deadline_of(node) else { return };
+        let Some(deadline) = self.deadline_of(node) else {
+            return;
+        };
         let delay = self.nodes[node].clock.until_any(self.now, deadline);
         self.agent_after(node, delay, Timer::Deadline);
     }
 
     fn deadline_of(&self, node: usize) -> Option<agent_core::time::ClockReading> {
         let agent = self.nodes[node].agent.as_ref()?;
-        agent.holder.as_ref().and_then(Holder::deadline).or(agent.old_deadline)
+        agent
+            .holder
+            .as_ref()
+            .and_then(Holder::deadline)
+            .or(agent.old_deadline)
     }
 
     pub fn on_deadline(&mut self, node: usize) {
         let reading = self.reading(node);
-        let Some(deadline) = self.deadline_of(node) else { return };
+        let Some(deadline) = self.deadline_of(node) else {
+            return;
+        };
         if !reading.any_reached(deadline) {
             // It was extended since, and its own timer is set; or a clock was slewed.
             return;
         }
-        let Some(epoch) = self.agent(node).holder.as_ref().map(Holder::epoch) else { return };
+        let Some(epoch) = self.agent(node).holder.as_ref().map(Holder::epoch) else {
+            return;
+        };
         if self.agent(node).fenced >= epoch {
             return;
         }
@@ -173,7 +215,11 @@ impl World {
     /// Ends the server's processes, within the time that the terms allow, and tells everybody.
     pub fn fence(&mut self, node: usize, epoch: Epoch, why: &str) {
         let longest = self.plan.settings.timing.fence_ms * MS;
-        let delay = if self.rng.chance(300) { longest } else { self.rng.below(longest) };
+        let delay = if self.rng.chance(300) {
+            longest
+        } else {
+            self.rng.below(longest)
+        };
         let agent = self.agent(node);
         if let Some(holder) = agent.holder.as_mut().filter(|holder| holder.epoch() <= epoch) {
             holder.end();
@@ -197,8 +243,12 @@ impl World {
     }
 
     pub fn give_receipt(&mut self, node: usize, epoch: Epoch, clean_end: Option<Position>) {
-        let receipt =
-            FenceReceipt { epoch, node: id(node), incarnation: self.nodes[node].life, clean_end };
+        let receipt = FenceReceipt {
+            epoch,
+            node: id(node),
+            incarnation: self.nodes[node].life,
+            clean_end,
+        };
         let agent = self.agent(node);
         agent.fenced = agent.fenced.max(epoch);
         if let Some(holder) = agent.holder.as_mut().filter(|holder| holder.epoch() <= epoch) {
@@ -267,7 +317,14 @@ impl World {
         });
         let fencing = self.agent(node).fencing.is_some();
         if bound || holds || fencing || state.epoch >= next || self.agent(node).releasing {
-            self.send(node, releasing.asker, Msg::Released { epoch: next, release: None });
+            self.send(
+                node,
+                releasing.asker,
+                Msg::Released {
+                    epoch: next,
+                    release: None,
+                },
+            );
             return;
         }
         let disk = if self.nodes[node].slow_until > self.now {
@@ -303,18 +360,34 @@ impl World {
         let position = match server.run {
             Run::Standby if server.receiver.is_none() && server.upstream.is_none() => place,
             Run::Standby if self.mutant == Some(Mutant::UpstreamKeptOnPledge) => place,
-            Run::Down if server.data.is_some_and(|data| data.state == ControlState::ShutDown) => place,
+            Run::Down
+                if server
+                    .data
+                    .is_some_and(|data| data.state == ControlState::ShutDown) =>
+            {
+                place
+            }
             _ => None,
         };
-        let position = position.map(|place| self.wal.position(place)).map(|position| match self.mutant {
-            Some(Mutant::PositionWithoutTimeline) => {
-                Position { timeline: TimelineId(1), ..position }
-            }
-            _ => position,
-        });
+        let position = position
+            .map(|place| self.wal.position(place))
+            .map(|position| match self.mutant {
+                Some(Mutant::PositionWithoutTimeline) => Position {
+                    timeline: TimelineId(1),
+                    ..position
+                },
+                _ => position,
+            });
         self.note(|| format!("n{} pledges to {}: {position:?}", node + 1, releasing.epoch));
         let release = Some(Release { position });
-        self.send(node, releasing.asker, Msg::Released { epoch: releasing.epoch, release });
+        self.send(
+            node,
+            releasing.asker,
+            Msg::Released {
+                epoch: releasing.epoch,
+                release,
+            },
+        );
     }
 
     /// The include file of a server that follows nobody and acknowledges nothing.

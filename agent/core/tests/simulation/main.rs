@@ -71,9 +71,16 @@ fn no_seed_violates_anything() {
     let first = number("PGCTL_SIM_FIRST").unwrap_or(0);
     let began = Instant::now();
     let (failures, run) = sweep(first, seeds, None, 20);
-    eprintln!("{run} seeds in {:.1} s, {} violations", began.elapsed().as_secs_f64(), failures.len());
+    eprintln!(
+        "{run} seeds in {:.1} s, {} violations",
+        began.elapsed().as_secs_f64(),
+        failures.len()
+    );
     for (seed, outcome) in &failures {
-        eprintln!("seed {seed}: {}", outcome.violation.as_deref().unwrap_or_default());
+        eprintln!(
+            "seed {seed}: {}",
+            outcome.violation.as_deref().unwrap_or_default()
+        );
     }
     if let Some((seed, _)) = failures.first() {
         panic!(
@@ -84,9 +91,14 @@ fn no_seed_violates_anything() {
 
 #[test]
 fn one_seed_that_was_asked_for() {
-    let Some(seed) = number("PGCTL_SIM_SEED") else { return };
+    let Some(seed) = number("PGCTL_SIM_SEED") else {
+        return;
+    };
     let mutant = std::env::var("PGCTL_SIM_MUTANT").ok().map(|name| {
-        *Mutant::ALL.iter().find(|mutant| format!("{mutant:?}") == name).expect("a mutant of that name")
+        *Mutant::ALL
+            .iter()
+            .find(|mutant| format!("{mutant:?}") == name)
+            .expect("a mutant of that name")
     });
     let outcome = World::new(seed, mutant, true).run();
     eprintln!("{outcome:?}");

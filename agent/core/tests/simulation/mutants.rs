@@ -95,7 +95,10 @@ impl Mutant {
         match mutant {
             Some(Mutant::OldRulesDroppedAtGrant) => after.sync.drain(..after.sync.len() - 1).count(),
             Some(Mutant::TimelineNotReserved) => {
-                let own = change.released.get(&change.to).and_then(|release| release.position);
+                let own = change
+                    .released
+                    .get(&change.to)
+                    .and_then(|release| release.position);
                 if let Some(own) = own {
                     after.timeline = TimelineId(own.timeline.0 + 1);
                 }
@@ -113,7 +116,10 @@ impl Mutant {
 }
 
 fn mutated_gate(mutant: Option<Mutant>) -> bool {
-    matches!(mutant, Some(Mutant::GateWithoutQuorum | Mutant::DegradedCountsAsCovered))
+    matches!(
+        mutant,
+        Some(Mutant::GateWithoutQuorum | Mutant::DegradedCountsAsCovered)
+    )
 }
 
 fn forget_rules(mutant: Option<Mutant>, rules: &mut Vec<SyncRule>) {

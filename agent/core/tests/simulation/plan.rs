@@ -110,11 +110,11 @@ impl Plan {
         }
         let enabled = rng.between(150, 700);
         let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|_| rng.chance(enabled)).collect();
-        if faults.is_empty() {
-            faults.push(Fault::NodeCrash);
-        }
         if kinds.len() == voters {
             faults.retain(|fault| *fault != Fault::Voters || voters > 3);
+        }
+        if faults.is_empty() {
+            faults.push(Fault::NodeCrash);
         }
         let nodes = kinds.len();
         Plan {

@@ -122,14 +122,23 @@ pub struct Server {
 #[derive(Debug, Clone)]
 pub enum Step {
     Started,
-    Promoted { epoch: Epoch, timeline: TimelineId },
+    Promoted {
+        epoch: Epoch,
+        timeline: TimelineId,
+    },
     Checkpointed,
     Beat,
     /// The postmaster has read its configuration again.
     Reloaded,
-    SenderReads { conn: u64 },
+    SenderReads {
+        conn: u64,
+    },
     CheckpointerReads,
     HeadlessEnds,
+    /// A clean shutdown ends, whether or not the agent that asked for it still lives.
+    Stopped {
+        epoch: Epoch,
+    },
 }
 
 /// The one database of a run.
@@ -177,8 +186,12 @@ impl World {
             (_, None) => ServerView::NoData,
             (Run::Down, _) => ServerView::Down,
             (Run::Starting, _) => ServerView::Starting,
-            (Run::Stopping, _) => ServerView::Unresponsive { why: "it is shutting down".to_owned() },
-            _ if server.hung_until > self.now => ServerView::Unresponsive { why: "no answer".to_owned() },
+            (Run::Stopping, _) => ServerView::Unresponsive {
+                why: "it is shutting down".to_owned(),
+            },
+            _ if server.hung_until > self.now => ServerView::Unresponsive {
+                why: "no answer".to_owned(),
+            },
             (Run::Standby, Some(data)) => ServerView::Standby(StandbyView {
                 position: self.wal.position(data.place),
                 replay: Lsn(data.place.lsn),
@@ -318,7 +331,12 @@ impl World {
             Step::Beat => self.beat(node),
             Step::Reloaded => self.reloaded(node),
             Step::SenderReads { conn } => {
-                if let Some(sender) = self.nodes[node].server.senders.iter_mut().find(|s| s.conn == conn) {
+                if let Some(sender) = self.nodes[node]
+                    .server
+                    .senders
+                    .iter_mut()
+                    .find(|s| s.conn == conn)
+                {
                     sender.reread();
                 }
             }
@@ -334,14 +352,20 @@ impl World {
                 }
             }
             Step::HeadlessEnds => self.kill_server(node),
+            Step::Stopped { epoch } => self.shut_down(node, epoch),
         }
     }
 
     fn promoted(&mut self, node: usize, epoch: Epoch, timeline: TimelineId) {
         let server = &self.nodes[node].server;
-        let (Run::Standby, Some(data)) = (server.run, server.data) else { return };
+        let (Run::Standby, Some(data)) = (server.run, server.data) else {
+            return;
+        };
         let branch = self.wal.begin(timeline.0, Some(data.place));
-        let place = Place { branch, lsn: data.place.lsn + RECORD };
+        let place = Place {
+            branch,
+            lsn: data.place.lsn + RECORD,
+        };
         let server = &mut self.nodes[node].server;
         server.run = Run::Primary;
         server.epoch = epoch;
@@ -356,7 +380,9 @@ impl World {
 
     fn reloaded(&mut self, node: usize) {
         let now = self.now;
-        let Some((upstream, names)) = self.nodes[node].server.file.clone() else { return };
+        let Some((upstream, names)) = self.nodes[node].server.file.clone() else {
+            return;
+        };
         let server = &mut self.nodes[node].server;
         if server.upstream != upstream {
             server.receiver = None;
@@ -396,13 +422,19 @@ impl World {
             .senders
             .iter()
             .filter(|sender| {
-                let alive =
-                    nodes[sender.node].server.receiver.as_ref().is_some_and(|r| r.conn == sender.conn);
+                let alive = nodes[sender.node]
+                    .server
+                    .receiver
+                    .as_ref()
+                    .is_some_and(|r| r.conn == sender.conn);
                 !alive && (self.net.both(node, sender.node) || now > sender.last_arrival + CONNECTION_LIVES)
             })
             .map(|sender| sender.conn)
             .collect();
-        self.nodes[node].server.senders.retain(|sender| !dead.contains(&sender.conn));
+        self.nodes[node]
+            .server
+            .senders
+            .retain(|sender| !dead.contains(&sender.conn));
         self.ship(node);
     }
 
@@ -414,13 +446,21 @@ impl World {
             let up = &self.nodes[upstream].server;
             let gone = open && !up.senders.iter().any(|sender| sender.conn == receiver.conn);
             let (conn, life) = (receiver.conn, up.life == receiver.upstream_life);
-            let receiver = self.nodes[node].server.receiver.as_mut().expect("looked at above");
+            let receiver = self.nodes[node]
+                .server
+                .receiver
+                .as_mut()
+                .expect("looked at above");
             if open && life {
                 receiver.broken_since = None;
             } else {
                 receiver.broken_since.get_or_insert(now);
             }
-            if gone || receiver.broken_since.is_some_and(|since| now - since > CONNECTION_LIVES) {
+            if gone
+                || receiver
+                    .broken_since
+                    .is_some_and(|since| now - since > CONNECTION_LIVES)
+            {
                 self.nodes[node].server.receiver = None;
                 self.look_soon(node);
             } else {
@@ -434,7 +474,9 @@ impl World {
     fn connect(&mut self, node: usize) {
         let now = self.now;
         let server = &self.nodes[node].server;
-        let Some((upstream, how)) = server.upstream.clone() else { return };
+        let Some((upstream, how)) = server.upstream.clone() else {
+            return;
+        };
         let Some(own) = server.place() else { return };
         let up = &self.nodes[upstream].server;
         if up.run != Run::Primary
@@ -493,7 +535,10 @@ impl World {
         }
         let data = server.data.as_mut()?;
         data.place.lsn += size.max(1);
-        let commit = Commit { place: data.place, who };
+        let commit = Commit {
+            place: data.place,
+            who,
+        };
         if !server.commits_wait || commit.place.lsn <= server.released {
             self.acknowledge(node, commit);
         } else {
@@ -504,7 +549,9 @@ impl World {
     }
 
     fn ship(&mut self, node: usize) {
-        let Some(place) = self.nodes[node].server.place() else { return };
+        let Some(place) = self.nodes[node].server.place() else {
+            return;
+        };
         for at in 0..self.nodes[node].server.senders.len() {
             let to = self.nodes[node].server.senders[at].node;
             if !self.net.open(node, to) || self.nodes[node].server.senders[at].sent >= place.lsn {
@@ -521,7 +568,12 @@ impl World {
 
     pub fn on_wal(&mut self, to: usize, conn: u64, place: Place) {
         let server = &mut self.nodes[to].server;
-        if server.run != Run::Standby || server.receiver.as_ref().is_none_or(|receiver| receiver.conn != conn) {
+        if server.run != Run::Standby
+            || server
+                .receiver
+                .as_ref()
+                .is_none_or(|receiver| receiver.conn != conn)
+        {
             return;
         }
         if let Some(data) = &mut server.data
@@ -536,7 +588,9 @@ impl World {
     /// A standby tells how far it has flushed.
     fn reply(&mut self, node: usize, conn: u64) {
         let server = &self.nodes[node].server;
-        let (Some(receiver), Some(place)) = (&server.receiver, server.place()) else { return };
+        let (Some(receiver), Some(place)) = (&server.receiver, server.place()) else {
+            return;
+        };
         let upstream = receiver.upstream;
         if !self.net.open(node, upstream) {
             return;
@@ -548,12 +602,22 @@ impl World {
         };
         let delay = disk + self.net.delay(&mut self.rng);
         let sent = self.now + disk;
-        self.after(delay, Event::Flushed { to: upstream, conn, lsn: place.lsn, sent });
+        self.after(
+            delay,
+            Event::Flushed {
+                to: upstream,
+                conn,
+                lsn: place.lsn,
+                sent,
+            },
+        );
     }
 
     pub fn on_flushed(&mut self, to: usize, conn: u64, lsn: u64, sent: Time) {
         let server = &mut self.nodes[to].server;
-        let Some(at) = server.senders.iter().position(|sender| sender.conn == conn) else { return };
+        let Some(at) = server.senders.iter().position(|sender| sender.conn == conn) else {
+            return;
+        };
         let sender = &mut server.senders[at];
         sender.flush = sender.flush.max(lsn);
         // What was sent after the signal is read only after the configuration.
@@ -565,8 +629,12 @@ impl World {
             return;
         }
         let k = sender.conf.k;
-        let mut flushed: Vec<u64> =
-            server.senders.iter().filter(|sender| sender.listed()).map(|sender| sender.flush).collect();
+        let mut flushed: Vec<u64> = server
+            .senders
+            .iter()
+            .filter(|sender| sender.listed())
+            .map(|sender| sender.flush)
+            .collect();
         if k == 0 || flushed.len() < k {
             return;
         }
@@ -593,7 +661,10 @@ impl World {
     pub fn holders_of(&self, commit: Place) -> Vec<NodeId> {
         (0..self.nodes.len())
             .filter(|node| {
-                self.nodes[*node].server.place().is_some_and(|place| self.wal.contains(place, commit))
+                self.nodes[*node]
+                    .server
+                    .place()
+                    .is_some_and(|place| self.wal.contains(place, commit))
             })
             .map(id)
             .collect()
@@ -619,5 +690,6 @@ impl Sender {
 }
 
 fn without_epoch(name: &str) -> String {
-    name.rsplit_once("_e").map_or_else(|| name.to_owned(), |(node, _)| node.to_owned())
+    name.rsplit_once("_e")
+        .map_or_else(|| name.to_owned(), |(node, _)| node.to_owned())
 }

@@ -55,9 +55,20 @@ impl Raft {
 pub enum RaftEvent {
     Tick,
     /// A proposal that the leader of `term` took is committed, if it still can be.
-    Commit { term: u64, from: usize, ticket: u64, command: Box<Command> },
-    Membership { term: u64, sets: Vec<BTreeSet<NodeId>> },
-    Apply { node: usize, index: usize },
+    Commit {
+        term: u64,
+        from: usize,
+        ticket: u64,
+        command: Box<Command>,
+    },
+    Membership {
+        term: u64,
+        sets: Vec<BTreeSet<NodeId>>,
+    },
+    Apply {
+        node: usize,
+        index: usize,
+    },
 }
 
 impl World {
@@ -76,15 +87,29 @@ impl World {
     /// Whether `node` takes itself for the coordinator.
     pub fn believes_to_lead(&self, node: usize) -> bool {
         self.raft.leader == Some(node)
-            || self.raft.stale.iter().any(|(stale, until)| *stale == node && *until > self.now)
+            || self
+                .raft
+                .stale
+                .iter()
+                .any(|(stale, until)| *stale == node && *until > self.now)
     }
 
     pub fn on_raft(&mut self, event: RaftEvent) {
         match event {
             RaftEvent::Tick => self.raft_tick(),
-            RaftEvent::Commit { term, from, ticket, command } => self.raft_commit(term, from, ticket, &command),
+            RaftEvent::Commit {
+                term,
+                from,
+                ticket,
+                command,
+            } => self.raft_commit(term, from, ticket, &command),
             RaftEvent::Membership { term, sets } => {
-                if self.raft.leader.is_some_and(|leader| self.reaches_majority(leader)) && self.raft.term == term {
+                if self
+                    .raft
+                    .leader
+                    .is_some_and(|leader| self.reaches_majority(leader))
+                    && self.raft.term == term
+                {
                     self.append_membership(&sets);
                 }
             }
@@ -102,7 +127,10 @@ impl World {
                 // Whoever missed an entry gets it now.
                 let last = self.raft.last_index();
                 for node in 0..self.nodes.len() {
-                    let behind = self.nodes[node].agent.as_ref().is_some_and(|agent| agent.applied < last);
+                    let behind = self.nodes[node]
+                        .agent
+                        .as_ref()
+                        .is_some_and(|agent| agent.applied < last);
                     if behind && self.net.both(leader, node) && self.nodes[node].lag_until <= now {
                         let delay = self.net.delay(&mut self.rng);
                         self.after(delay, Event::Raft(RaftEvent::Apply { node, index: last }));
@@ -128,8 +156,9 @@ impl World {
 
     /// Another node becomes the leader, if one can.
     pub fn elect(&mut self) {
-        let able: Vec<usize> =
-            (0..self.nodes.len()).filter(|node| self.is_voter(*node) && self.reaches_majority(*node)).collect();
+        let able: Vec<usize> = (0..self.nodes.len())
+            .filter(|node| self.is_voter(*node) && self.reaches_majority(*node))
+            .collect();
         if able.is_empty() {
             return;
         }
@@ -154,9 +183,20 @@ impl World {
 
     /// Sends a command on its way to the leader.
     pub fn send_proposal(&mut self, from: usize, ticket: u64, command: Command) {
-        let to = if self.believes_to_lead(from) { Some(from) } else { self.raft.leader };
+        let to = if self.believes_to_lead(from) {
+            Some(from)
+        } else {
+            self.raft.leader
+        };
         if let Some(to) = to {
-            self.send(from, to, Msg::Propose { ticket, command: Box::new(command) });
+            self.send(
+                from,
+                to,
+                Msg::Propose {
+                    ticket,
+                    command: Box::new(command),
+                },
+            );
         }
     }
 
@@ -166,9 +206,21 @@ impl World {
             return;
         }
         let slow = self.rng.chance(30);
-        let delay = if slow { self.rng.between(20, 600) * MS } else { self.rng.between(500, 8_000) };
+        let delay = if slow {
+            self.rng.between(20, 600) * MS
+        } else {
+            self.rng.between(500, 8_000)
+        };
         let term = self.raft.term;
-        self.after(delay, Event::Raft(RaftEvent::Commit { term, from, ticket, command }));
+        self.after(
+            delay,
+            Event::Raft(RaftEvent::Commit {
+                term,
+                from,
+                ticket,
+                command,
+            }),
+        );
     }
 
     fn raft_commit(&mut self, term: u64, from: usize, ticket: u64, command: &Command) {
@@ -183,7 +235,14 @@ impl World {
         }
         let outcome = self.append(command);
         if !overtaken {
-            self.send(leader, from, Msg::Proposed { ticket, accepted: outcome.is_ok() });
+            self.send(
+                leader,
+                from,
+                Msg::Proposed {
+                    ticket,
+                    accepted: outcome.is_ok(),
+                },
+            );
         }
     }
 
@@ -250,7 +309,10 @@ impl World {
     /// Ends a walk that its leader did not live to end.
     pub fn finish_voters(&mut self) {
         if self.raft.membership.len() > 1
-            && self.raft.leader.is_some_and(|leader| self.reaches_majority(leader))
+            && self
+                .raft
+                .leader
+                .is_some_and(|leader| self.reaches_majority(leader))
         {
             let last = self.raft.membership.last().expect("two sets").clone();
             self.append_membership(&[last]);

@@ -46,7 +46,12 @@ impl Wal {
                 return part.lsn <= at.lsn;
             }
             match self.branches[at.branch].parent {
-                Some(parent) => at = Place { branch: parent.branch, lsn: parent.lsn.min(at.lsn) },
+                Some(parent) => {
+                    at = Place {
+                        branch: parent.branch,
+                        lsn: parent.lsn.min(at.lsn),
+                    }
+                }
                 None => return false,
             }
         }
@@ -64,7 +69,10 @@ impl Wal {
             at = self.branches[place.branch].parent;
         }
         switches.reverse();
-        TimelineHistory { timeline: TimelineId(self.timeline(branch)), switches }
+        TimelineHistory {
+            timeline: TimelineId(self.timeline(branch)),
+            switches,
+        }
     }
 
     /// Whether a server at `upstream` lets one at `standby` stream, by the numbers that it goes by.

@@ -28,16 +28,44 @@ use std::time::Duration;
 /// What agents say to each other.
 #[derive(Debug, Clone)]
 pub enum Msg {
-    Renew { epoch: Epoch, round: u64, incarnation: u64, promise: Duration },
-    Renewed { epoch: Epoch, round: u64, answer: RenewAnswer },
+    Renew {
+        epoch: Epoch,
+        round: u64,
+        incarnation: u64,
+        promise: Duration,
+    },
+    Renewed {
+        epoch: Epoch,
+        round: u64,
+        answer: RenewAnswer,
+    },
     Receipt(FenceReceipt),
     Report(Box<NodeReport>),
-    AskBound { next: Epoch, receipt: Option<FenceReceipt> },
-    Bound { next: Epoch, bound: Duration },
-    AskRelease { epoch: Epoch, receipt: Option<FenceReceipt>, wait_for: Option<Lsn> },
-    Released { epoch: Epoch, release: Option<Release> },
-    Propose { ticket: u64, command: Box<Command> },
-    Proposed { ticket: u64, accepted: bool },
+    AskBound {
+        next: Epoch,
+        receipt: Option<FenceReceipt>,
+    },
+    Bound {
+        next: Epoch,
+        bound: Duration,
+    },
+    AskRelease {
+        epoch: Epoch,
+        receipt: Option<FenceReceipt>,
+        wait_for: Option<Lsn>,
+    },
+    Released {
+        epoch: Epoch,
+        release: Option<Release>,
+    },
+    Propose {
+        ticket: u64,
+        command: Box<Command>,
+    },
+    Proposed {
+        ticket: u64,
+        accepted: bool,
+    },
 }
 
 /// A node's question to release, on its way through the node.
@@ -57,26 +85,64 @@ pub enum Timer {
     Look,
     Coordinate,
     Report,
-    Renew { epoch: Epoch },
+    Renew {
+        epoch: Epoch,
+    },
     Deadline,
-    Kill { epoch: Epoch },
-    JobDone { token: u64 },
+    Kill {
+        epoch: Epoch,
+    },
+    JobDone {
+        token: u64,
+    },
     Release(Releasing),
     PledgeSafe(Releasing),
     Cut(Releasing),
-    ProposalLost { ticket: u64 },
-    Mark { rule: SyncRule, from_zero: bool, life: u64 },
-    RowAcknowledged { epoch: Epoch, place: Place },
-    CheckpointMade { request: RequestId },
+    ProposalLost {
+        ticket: u64,
+    },
+    Mark {
+        rule: SyncRule,
+        from_zero: bool,
+        life: u64,
+    },
+    RowAcknowledged {
+        epoch: Epoch,
+        place: Place,
+    },
+    CheckpointMade {
+        request: RequestId,
+    },
 }
 
 #[derive(Debug, Clone)]
 pub enum Event {
-    Deliver { from: usize, to: usize, msg: Msg },
-    Agent { node: usize, life: u64, timer: Timer },
-    Server { node: usize, life: u64, step: Step },
-    Wal { to: usize, conn: u64, place: Place },
-    Flushed { to: usize, conn: u64, lsn: u64, sent: Time },
+    Deliver {
+        from: usize,
+        to: usize,
+        msg: Msg,
+    },
+    Agent {
+        node: usize,
+        life: u64,
+        timer: Timer,
+    },
+    Server {
+        node: usize,
+        life: u64,
+        step: Step,
+    },
+    Wal {
+        to: usize,
+        conn: u64,
+        place: Place,
+    },
+    Flushed {
+        to: usize,
+        conn: u64,
+        lsn: u64,
+        sent: Time,
+    },
     Raft(RaftEvent),
     Client,
     Trouble(Trouble),
@@ -276,7 +342,10 @@ impl World {
             self.now = next.at;
             if self.now > last {
                 let why = self.why_not_whole();
-                self.violation(&format!("not whole {} s after the last fault: {why}", WHOLE_WITHIN / MS / 1_000));
+                self.violation(&format!(
+                    "not whole {} s after the last fault: {why}",
+                    WHOLE_WITHIN / MS / 1_000
+                ));
             }
             if self.done || self.checks.violation.is_some() {
                 break;
@@ -304,7 +373,11 @@ impl World {
                     kind: self.nodes[node].kind,
                     peer: format!("n{}:7000", node + 1),
                     http: format!("n{}:8000", node + 1),
-                    postgres: if data { format!("n{}:5432", node + 1) } else { String::new() },
+                    postgres: if data {
+                        format!("n{}:5432", node + 1)
+                    } else {
+                        String::new()
+                    },
                     tags: std::collections::BTreeMap::new(),
                     nofailover: false,
                 };
@@ -322,7 +395,11 @@ impl World {
 
     pub fn after(&mut self, delay: Time, event: Event) {
         self.order += 1;
-        let scheduled = Scheduled { at: self.now + delay, order: self.order, event };
+        let scheduled = Scheduled {
+            at: self.now + delay,
+            order: self.order,
+            event,
+        };
         self.queue.push(Reverse(scheduled));
     }
 
@@ -344,8 +421,16 @@ impl World {
         }
         // A request needs a connection, a datagram only the way there.
         let datagram = matches!(msg, Msg::Renew { .. } | Msg::Renewed { .. });
-        let open = if datagram { self.net.open(from, to) } else { self.net.both(from, to) };
-        let loss = if datagram { self.net.loss } else { self.net.loss / 4 };
+        let open = if datagram {
+            self.net.open(from, to)
+        } else {
+            self.net.both(from, to)
+        };
+        let loss = if datagram {
+            self.net.loss
+        } else {
+            self.net.loss / 4
+        };
         if !open || self.rng.chance(loss) {
             return;
         }
@@ -362,7 +447,9 @@ impl World {
     fn dispatch(&mut self, event: Event) {
         match &event {
             Event::Deliver { to, .. } if self.nodes[*to].frozen => return self.nodes[*to].kept.push(event),
-            Event::Agent { node, .. } if self.nodes[*node].frozen => return self.nodes[*node].kept.push(event),
+            Event::Agent { node, .. } if self.nodes[*node].frozen => {
+                return self.nodes[*node].kept.push(event);
+            }
             Event::Server { node, .. } if self.nodes[*node].suspended => {
                 return self.nodes[*node].kept.push(event);
             }
@@ -410,7 +497,12 @@ impl World {
 
     fn receive(&mut self, from: usize, to: usize, msg: Msg) {
         match msg {
-            Msg::Renew { epoch, round, incarnation, promise } => {
+            Msg::Renew {
+                epoch,
+                round,
+                incarnation,
+                promise,
+            } => {
                 self.on_renew(to, from, epoch, round, incarnation, promise);
             }
             Msg::Renewed { epoch, round, answer } => self.on_renewed(to, from, epoch, round, answer),
@@ -418,9 +510,22 @@ impl World {
             Msg::Report(report) => self.on_report(to, *report),
             Msg::AskBound { next, receipt } => self.on_ask_bound(to, from, next, receipt),
             Msg::Bound { next, bound } => self.on_bound(to, from, next, bound),
-            Msg::AskRelease { epoch, receipt, wait_for } => {
+            Msg::AskRelease {
+                epoch,
+                receipt,
+                wait_for,
+            } => {
                 let since = self.now;
-                self.on_ask_release(to, Releasing { asker: from, epoch, receipt, wait_for, since });
+                self.on_ask_release(
+                    to,
+                    Releasing {
+                        asker: from,
+                        epoch,
+                        receipt,
+                        wait_for,
+                        since,
+                    },
+                );
             }
             Msg::Released { epoch, release } => self.on_released(to, from, epoch, release),
             Msg::Propose { ticket, command } => self.take_proposal(to, from, ticket, command),
@@ -445,7 +550,11 @@ impl World {
             Timer::PledgeSafe(releasing) => self.pledge_is_safe(node, releasing),
             Timer::Cut(releasing) => self.answer_release(node, &releasing),
             Timer::ProposalLost { ticket } => self.proposal_lost(node, ticket),
-            Timer::Mark { rule, from_zero, life } => self.mark(node, rule, from_zero, life),
+            Timer::Mark {
+                rule,
+                from_zero,
+                life,
+            } => self.mark(node, rule, from_zero, life),
             Timer::RowAcknowledged { epoch, place } => self.row_acknowledged(node, epoch, place),
             Timer::CheckpointMade { request } => {
                 let agent = self.agent(node);
@@ -458,7 +567,10 @@ impl World {
     }
 
     pub fn agent(&mut self, node: usize) -> &mut Agent {
-        self.nodes[node].agent.as_mut().expect("asked only where the agent lives")
+        self.nodes[node]
+            .agent
+            .as_mut()
+            .expect("asked only where the agent lives")
     }
 
     /// The replicated state as `node` knows it.
@@ -497,7 +609,9 @@ impl World {
     }
 
     pub fn mix(&mut self, value: u64) {
-        self.hash = (self.hash ^ value).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17);
+        self.hash = (self.hash ^ value)
+            .wrapping_mul(0x0000_0100_0000_01b3)
+            .rotate_left(17);
     }
 
     pub fn note(&self, text: impl FnOnce() -> String) {

@@ -101,6 +101,9 @@ fn grant_or_wait(
     };
     let gates = gate::check(&view.state, &change);
     if !gate::is_open(&gates) {
+        if let Some(decision) = drop_hopeless_order(view, round, &gates) {
+            return decision;
+        }
         let decision = if waited >= ASK_AGAIN {
             ask("ask-release-again")
         } else {
@@ -129,6 +132,41 @@ fn grant_or_wait(
         reasons: gates,
         ..decision
     }
+}
+
+/// An order that its gate does not let through must not keep the cluster without a primary for ever: after the deadline
+/// of a switchover it is dropped, and whoever can be promoted is.
+fn drop_hopeless_order(
+    view: &CoordinatorView<'_>,
+    round: &Round,
+    gates: &[Reason],
+) -> Option<Decision<ClusterAction>> {
+    let order = view.state.failover_order.as_ref()?;
+    let deadline = Duration::from_millis(view.state.settings.switchover_deadline_ms);
+    if view.now.since(round.started) < deadline {
+        return None;
+    }
+    let shut: Vec<&str> = gates
+        .iter()
+        .filter(|gate| !gate.open)
+        .map(|gate| gate.found.as_str())
+        .collect();
+    let why = format!(
+        "{} could not be promoted within {} s: {}",
+        view.name(order.to),
+        deadline.as_secs(),
+        shut.join("; ")
+    );
+    let command = Command::DropFailoverOrder {
+        request: order.request.clone(),
+        why,
+        at: view.wall,
+    };
+    let decision = Decision::act("failover-order-dropped", ClusterAction::Propose(command));
+    Some(Decision {
+        reasons: gates.to_vec(),
+        ..decision
+    })
 }
 
 fn epoch_is_young(view: &CoordinatorView<'_>) -> bool {
