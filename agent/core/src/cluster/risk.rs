@@ -177,6 +177,7 @@ mod tests {
             holder: None,
             pledge: Epoch(5),
             applied: 0,
+            prepared_for: None,
             explain: Vec::new(),
             agent_version: String::new(),
         }

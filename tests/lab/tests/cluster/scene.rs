@@ -1,6 +1,6 @@
 //! What every test begins and ends with.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use lab::{Cluster, ClusterBuilder, DEADLINE, History, Lab, Mono, Target, Writer, WriterOptions, verify};
 use std::time::Duration;
 
@@ -32,7 +32,11 @@ impl Scene {
 
     /// Waits until somebody acknowledges rows again that were sent after `at`, and names the primary.
     pub async fn writable_after(&self, at: Mono) -> Result<String> {
-        self.writer.wait_for_ack_after(at, RECOVERY).await.context("clients could not write again")?;
+        if let Err(error) = self.writer.wait_for_ack_after(at, RECOVERY).await {
+            let logs = self.cluster.nodes().iter().map(|node| format!("--- {}\n{}", node.name(), node.log_tail(40)));
+            let logs: Vec<String> = logs.collect();
+            return Err(error.context(format!("clients could not write again; the agents' logs end with:\n{}", logs.join("\n"))));
+        }
         self.cluster.wait_for_primary(RECOVERY).await
     }
 
