@@ -314,7 +314,7 @@ fn the_environment_overrides_the_file() {
             ("PGCTL_BOOTSTRAP__SYNC_STANDBYS", "2"),
             ("PGCTL_NODE__NOFAILOVER", "true"),
             ("PGCTL_ENDPOINT", "10.0.0.1:7432"),
-            ("HOME", "/root"),
+            ("HOME", "/home/op"),
         ],
     )
     .unwrap_or_else(|error| panic!("{error}"));
