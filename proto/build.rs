@@ -1,7 +1,11 @@
 //! Compiles the `.proto` files with protox, a compiler in pure Rust, so that no `protoc` needs to be installed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["proto/peer.proto", "proto/control.proto", "proto/supervision.proto"];
+    let files = [
+        "proto/peer.proto",
+        "proto/control.proto",
+        "proto/supervision.proto",
+    ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -36,8 +36,12 @@ use tonic::transport::Server;
 /// What kept it from starting, or made it stop, and what to do about it.
 pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
     make_state_dir(&config.node.state_dir)?;
-    let incarnation = incarnation::next(&config.node.state_dir)
-        .with_context(|| format!("could not count this start in {}", config.node.state_dir.display()))?;
+    let incarnation = incarnation::next(&config.node.state_dir).with_context(|| {
+        format!(
+            "could not count this start in {}",
+            config.node.state_dir.display()
+        )
+    })?;
     let peer = listen("peer.listen", config.peer.listen)?;
     let http = listen("http.listen", config.http.listen)?;
     hardening::protect_process();
@@ -63,11 +67,21 @@ impl Agent<'_> {
         let clock = Clock::start();
         let mut stop = stop_on_signal()?;
         let room = ConsensusRoom::open(self.consensus_config())?;
-        let server = self.config.postgres.as_ref().map(|postgres| self.open_server(postgres)).transpose()?;
+        let server = self
+            .config
+            .postgres
+            .as_ref()
+            .map(|postgres| self.open_server(postgres))
+            .transpose()?;
         let fencer = server.as_ref().map(|(_, fencer)| fencer.clone());
         let promise = self.config.bootstrap.timing.promise();
-        let lease =
-            lease::start(self.config.peer.listen, &self.config.node.state_dir, promise, self.incarnation, fencer)?;
+        let lease = lease::start(
+            self.config.peer.listen,
+            &self.config.node.state_dir,
+            promise,
+            self.incarnation,
+            fencer,
+        )?;
         let (health, _http) = self.serve_health(http, clock)?;
         let supervision = Late::default();
         let control = Late::default();
@@ -79,13 +93,17 @@ impl Agent<'_> {
             .add_service(peer_server(room.rpc()))
             .add_service(supervision.clone())
             .add_service(control.clone());
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(tokio::net::TcpListener::from_std(peer)?);
+        let incoming =
+            tokio_stream::wrappers::TcpListenerStream::new(tokio::net::TcpListener::from_std(peer)?);
         let mut closing = stop.clone();
         tasks.spawn(async move {
             let closed = async move {
                 let _ = closing.wait_for(|stop| *stop).await;
             };
-            services.serve_with_incoming_shutdown(incoming, closed).await.context("the gRPC server ended")
+            services
+                .serve_with_incoming_shutdown(incoming, closed)
+                .await
+                .context("the gRPC server ended")
         });
         notify::ready("waiting for the cluster");
         let consensus = tokio::select! {
@@ -98,8 +116,14 @@ impl Agent<'_> {
         let node = self.start_driver(clock, consensus, lease, server, health, &stop, &mut tasks);
         let coordinator = Coordinator::new(node.clone());
         let overview: Arc<dyn Overview> = Arc::new(DriverOverview::new(node.clone(), coordinator.clone()));
-        supervision.open(SupervisionServer::new(SupervisionService::new(node.clone(), coordinator.clone())));
-        control.open(ControlServer::new(ControlService::new(node.consensus.clone(), overview)));
+        supervision.open(SupervisionServer::new(SupervisionService::new(
+            node.clone(),
+            coordinator.clone(),
+        )));
+        control.open(ControlServer::new(ControlService::new(
+            node.consensus.clone(),
+            overview,
+        )));
         run_task(&mut tasks, coordinator.run(stop.clone()));
         let ended = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => Ok(()),
@@ -145,10 +169,18 @@ impl Agent<'_> {
         let config = self.config;
         Member {
             name: config.node.name.clone(),
-            kind: if config.is_witness() { MemberKind::Witness } else { MemberKind::Data },
+            kind: if config.is_witness() {
+                MemberKind::Witness
+            } else {
+                MemberKind::Data
+            },
             peer: config.peer.advertise.to_string(),
             http: config.http.advertise.to_string(),
-            postgres: config.postgres.as_ref().map(|postgres| postgres.advertise.to_string()).unwrap_or_default(),
+            postgres: config
+                .postgres
+                .as_ref()
+                .map(|postgres| postgres.advertise.to_string())
+                .unwrap_or_default(),
             tags: config.node.tags.clone(),
             nofailover: config.node.nofailover,
         }
@@ -180,7 +212,10 @@ impl Agent<'_> {
         }
         let killer = instance.killer();
         let fencer = Fencer::start(Box::new(move |deadline| {
-            killer.kill(deadline).map(|report| report.killed.len()).map_err(|failed| failed.survivors)
+            killer
+                .kill(deadline)
+                .map(|report| report.killed.len())
+                .map_err(|failed| failed.survivors)
         }))
         .context("could not start the fencing thread: raise the limit on threads")?;
         Ok((instance, fencer))
@@ -206,13 +241,19 @@ impl Agent<'_> {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let (sender, receiver) = watch::channel(Arc::new(nothing));
-        let now = Arc::new(move || Instants { reading: lease::clock::read(), mono: clock.now() });
+        let now = Arc::new(move || Instants {
+            reading: lease::clock::read(),
+            mono: clock.now(),
+        });
         let server = HttpServer::start(listener, HttpLimits::default(), receiver, now)
             .context("could not start the HTTP server")?;
         Ok((sender, server))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is a room, and this is where they meet")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a room, and this is where they meet"
+    )]
     fn start_driver(
         &self,
         clock: Clock,
@@ -224,8 +265,14 @@ impl Agent<'_> {
         tasks: &mut JoinSet<anyhow::Result<()>>,
     ) -> Arc<Node> {
         let instance = server.as_ref().map(|(instance, _)| instance.clone());
-        let node =
-            Node::new(clock, self.incarnation, consensus, lease, server, &self.config.node.state_dir);
+        let node = Node::new(
+            clock,
+            self.incarnation,
+            consensus,
+            lease,
+            server,
+            &self.config.node.state_dir,
+        );
         let name = self.config.node.name.clone();
         run_task(tasks, follow_state(node.clone(), stop.clone()));
         run_task(tasks, reporter::run(node.clone(), stop.clone()));
@@ -272,7 +319,12 @@ fn make_state_dir(path: &Path) -> anyhow::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .with_context(|| format!("could not make node.state_dir {}: check its parent's permissions", path.display()))
+        .with_context(|| {
+            format!(
+                "could not make node.state_dir {}: check its parent's permissions",
+                path.display()
+            )
+        })
 }
 
 /// Becomes true at SIGTERM or SIGINT.
@@ -299,7 +351,10 @@ async fn announce(node: Arc<Node>, member: Member, mut stop: watch::Receiver<boo
         let state = states.borrow_and_update().clone();
         let id = node.id();
         if state.members.get(&id).is_some_and(|known| *known != member) {
-            let command = Command::AnnounceMember { node: id, member: member.clone() };
+            let command = Command::AnnounceMember {
+                node: id,
+                member: member.clone(),
+            };
             if let Err(error) = node.consensus.propose(command, Duration::from_secs(5)).await {
                 tracing::warn!(%error, "the cluster could not be told of this node's addresses yet");
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -316,7 +371,9 @@ async fn announce(node: Arc<Node>, member: Member, mut stop: watch::Receiver<boo
 /// Comes back when this node's consensus has ended.
 async fn consensus_failed(node: &Node) -> anyhow::Error {
     let error = node.consensus.failed().await;
-    anyhow::anyhow!("the consensus of this node has stopped: {error}; the agent ends, so that it can start afresh")
+    anyhow::anyhow!(
+        "the consensus of this node has stopped: {error}; the agent ends, so that it can start afresh"
+    )
 }
 
 /// Ends the server if this node holds a lease, and waits for it.

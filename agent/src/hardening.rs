@@ -21,8 +21,13 @@ pub fn protect_process() {
 pub fn run_this_thread_first() {
     let priority = libc::sched_param { sched_priority: 1 };
     // SAFETY: the call reads one plain struct that lives on this stack; 0 names the calling thread.
-    let outcome =
-        unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const priority) };
+    let outcome = unsafe {
+        libc::sched_setscheduler(
+            0,
+            libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
+            &raw const priority,
+        )
+    };
     if outcome != 0 {
         let error = std::io::Error::last_os_error();
         tracing::info!(%error, "a thread of the lease runs without real-time priority");

@@ -13,7 +13,10 @@ pub fn next(state_dir: &Path) -> io::Result<u64> {
     let path = state_dir.join("incarnation");
     let last = match fs::read_to_string(&path) {
         Ok(text) => text.trim().parse().map_err(|_| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{} holds no number", path.display()))
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{} holds no number", path.display()),
+            )
         })?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0_u64,
         Err(error) => return Err(error),

@@ -8,10 +8,14 @@ use std::process::ExitCode;
 
 /// Runs beside one PostgreSQL server and keeps it, together with its peers, highly available.
 #[derive(Parser)]
-#[command(name = "pgctl-agent", version, after_help = "\
+#[command(
+    name = "pgctl-agent",
+    version,
+    after_help = "\
 Examples:
   pgctl-agent --config /etc/pgctl/node.toml --check-config
-  PGCTL_LOG__LEVEL=debug pgctl-agent --config /etc/pgctl/node.toml")]
+  PGCTL_LOG__LEVEL=debug pgctl-agent --config /etc/pgctl/node.toml"
+)]
 struct Arguments {
     /// The node's configuration, a TOML file
     #[arg(long, value_name = "FILE", default_value = "/etc/pgctl/node.toml")]
@@ -24,7 +28,11 @@ struct Arguments {
     dump_config: bool,
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the program's face to the terminal")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is the program's face to the terminal"
+)]
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let loaded = match config::load(&arguments.config, config::process_environment()) {

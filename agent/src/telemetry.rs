@@ -9,9 +9,14 @@ use tracing_subscriber::EnvFilter;
 /// If the level is not understood.
 pub fn start(log: &Log) -> Result<(), String> {
     // openraft tells of each step at `debug`, thousands of lines a second.
-    let directives = format!("openraft=warn,h2=warn,hyper=warn,tonic=warn,tower=warn,{}", log.level);
+    let directives = format!(
+        "openraft=warn,h2=warn,hyper=warn,tonic=warn,tower=warn,{}",
+        log.level
+    );
     let filter = EnvFilter::try_new(directives).map_err(|error| format!("log.level: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match log.format {
         LogFormat::Json => builder.json().try_init(),
         LogFormat::Text => builder.with_ansi(false).try_init(),

@@ -4,7 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace")
+        .to_owned()
 }
 
 fn sources(below: &str) -> Vec<(PathBuf, String)> {
@@ -30,10 +33,21 @@ const LINES_MAX: usize = 600;
 
 #[test]
 fn no_file_is_too_long() {
-    for below in ["agent/src", "agent/core", "agent/tests", "ctl/src", "proto/src", "tests/lab"] {
+    for below in [
+        "agent/src",
+        "agent/core",
+        "agent/tests",
+        "ctl/src",
+        "proto/src",
+        "tests/lab",
+    ] {
         for (path, text) in sources(below) {
             let lines = text.lines().count();
-            assert!(lines <= LINES_MAX, "{} has {lines} lines, {LINES_MAX} are allowed", path.display());
+            assert!(
+                lines <= LINES_MAX,
+                "{} has {lines} lines, {LINES_MAX} are allowed",
+                path.display()
+            );
         }
     }
 }
@@ -41,13 +55,39 @@ fn no_file_is_too_long() {
 #[test]
 fn adapters_know_neither_each_other_nor_the_driver() {
     let forbidden = [
-        ("agent/src/postgres", vec!["consensus", "driver", "api", "lease", "fencing", "app"]),
-        ("agent/src/consensus", vec!["postgres", "driver", "api", "lease", "fencing", "app"]),
-        ("agent/src/fencing", vec!["consensus", "driver", "api", "lease", "postgres", "app"]),
-        ("agent/src/lease", vec!["consensus", "driver", "api", "postgres", "app"]),
-        ("agent/src/config", vec!["consensus", "driver", "api", "lease", "fencing", "postgres", "app"]),
+        (
+            "agent/src/postgres",
+            vec!["consensus", "driver", "api", "lease", "fencing", "app"],
+        ),
+        (
+            "agent/src/consensus",
+            vec!["postgres", "driver", "api", "lease", "fencing", "app"],
+        ),
+        (
+            "agent/src/fencing",
+            vec!["consensus", "driver", "api", "lease", "postgres", "app"],
+        ),
+        (
+            "agent/src/lease",
+            vec!["consensus", "driver", "api", "postgres", "app"],
+        ),
+        (
+            "agent/src/config",
+            vec![
+                "consensus",
+                "driver",
+                "api",
+                "lease",
+                "fencing",
+                "postgres",
+                "app",
+            ],
+        ),
         ("agent/src/driver", vec!["api", "app", "config"]),
-        ("agent/src/api", vec!["consensus", "driver", "lease", "fencing", "postgres", "app"]),
+        (
+            "agent/src/api",
+            vec!["consensus", "driver", "lease", "fencing", "postgres", "app"],
+        ),
     ];
     for (below, rooms) in forbidden {
         for (path, text) in sources(below) {
@@ -80,12 +120,18 @@ fn reason_ids() -> Vec<String> {
 #[test]
 fn every_reason_is_explained_and_every_explanation_has_a_reason() {
     let page = fs::read_to_string(root().join("docs/reasons.md")).expect("docs/reasons.md");
-    let explained: Vec<String> =
-        page.lines().filter_map(|line| line.strip_prefix("## ")).map(str::to_owned).collect();
+    let explained: Vec<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("## "))
+        .map(str::to_owned)
+        .collect();
     let ids = reason_ids();
     assert!(ids.len() > 20, "the search for reasons finds too few: {ids:?}");
     let missing: Vec<&String> = ids.iter().filter(|id| !explained.contains(id)).collect();
     assert!(missing.is_empty(), "docs/reasons.md lacks {missing:?}");
     let stale: Vec<&String> = explained.iter().filter(|id| !ids.contains(id)).collect();
-    assert!(stale.is_empty(), "docs/reasons.md explains {stale:?}, which no code gives");
+    assert!(
+        stale.is_empty(),
+        "docs/reasons.md explains {stale:?}, which no code gives"
+    );
 }

@@ -16,13 +16,17 @@ pub struct Late<S> {
 
 impl<S> Default for Late<S> {
     fn default() -> Self {
-        Late { service: Arc::default() }
+        Late {
+            service: Arc::default(),
+        }
     }
 }
 
 impl<S> Clone for Late<S> {
     fn clone(&self) -> Self {
-        Late { service: self.service.clone() }
+        Late {
+            service: self.service.clone(),
+        }
     }
 }
 
@@ -39,7 +43,10 @@ impl<S: NamedService> NamedService for Late<S> {
 
 impl<S> Service<http::Request<Body>> for Late<S>
 where
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
 {
     type Response = http::Response<Body>;

@@ -46,7 +46,11 @@ impl Coordinator {
     /// A coordinator for `node`.
     #[must_use]
     pub fn new(node: Arc<Node>) -> Arc<Coordinator> {
-        Arc::new(Coordinator { node, peers: Peers::default(), desk: Mutex::default() })
+        Arc::new(Coordinator {
+            node,
+            peers: Peers::default(),
+            desk: Mutex::default(),
+        })
     }
 
     /// The gates that its last decision looked at.
@@ -91,9 +95,15 @@ impl Coordinator {
         let mut desk = self.desk();
         if desk.epoch != state.epoch || desk.memory.epoch_since.is_none() {
             desk.epoch = state.epoch;
-            desk.memory = CoordinatorMemory { epoch_since: Some(now), ..CoordinatorMemory::default() };
+            desk.memory = CoordinatorMemory {
+                epoch_since: Some(now),
+                ..CoordinatorMemory::default()
+            };
         }
-        let switchover = state.switchover.as_ref().map(|running| (running.request.clone(), running.phase));
+        let switchover = state
+            .switchover
+            .as_ref()
+            .map(|running| (running.request.clone(), running.phase));
         if desk.switchover != switchover {
             desk.memory.switchover_since = switchover.is_some().then_some(now);
             desk.switchover = switchover;
@@ -107,7 +117,10 @@ impl Coordinator {
         if receipt.is_some() {
             desk.memory.receipt = receipt;
         }
-        let stray = view.reports.values().any(|(_, report)| report.pledge > state.epoch);
+        let stray = view
+            .reports
+            .values()
+            .any(|(_, report)| report.pledge > state.epoch);
         desk.memory.stray_pledge_since = match desk.memory.stray_pledge_since {
             _ if !stray => None,
             None => Some(now),
@@ -124,7 +137,9 @@ impl Coordinator {
 
     async fn turn(self: &Arc<Self>, state: &ClusterState) {
         // Its own word must not be older than the question.
-        self.node.reports.take_quietly(super::reporter::report(&self.node));
+        self.node
+            .reports
+            .take_quietly(super::reporter::report(&self.node));
         let decision = {
             let view = CoordinatorView {
                 me: self.node.id(),
@@ -153,7 +168,11 @@ impl Coordinator {
                     }
                 }
                 ClusterAction::AskBound { next, receipt } => self.ask_bound(state, next, receipt).await,
-                ClusterAction::AskRelease { epoch, receipt, wait_for } => {
+                ClusterAction::AskRelease {
+                    epoch,
+                    receipt,
+                    wait_for,
+                } => {
                     self.ask_release(state, epoch, receipt, wait_for);
                 }
             }
@@ -163,13 +182,19 @@ impl Coordinator {
     async fn ask_bound(self: &Arc<Self>, state: &ClusterState, next: Epoch, receipt: Option<FenceReceipt>) {
         let own = self.node.lease.bound_for(next, receipt.as_ref());
         self.note_bound(self.node.id(), next, own);
-        let others = state.voters.all().into_iter().filter(|node| *node != self.node.id());
+        let others = state
+            .voters
+            .all()
+            .into_iter()
+            .filter(|node| *node != self.node.id());
         let questions = others.map(|node| self.bound_of(state, node, next, receipt));
         futures::future::join_all(questions).await;
     }
 
     async fn bound_of(&self, state: &ClusterState, node: NodeId, next: Epoch, receipt: Option<FenceReceipt>) {
-        let Some(mut client) = self.peers.client(state, node) else { return };
+        let Some(mut client) = self.peers.client(state, node) else {
+            return;
+        };
         let request = BoundRequest {
             envelope: Some(envelope(state, self.node.id(), node)),
             next_epoch: next.0,
@@ -208,7 +233,12 @@ impl Coordinator {
                 released: Default::default(),
                 pending: Default::default(),
             };
-            let mut round = desk.memory.round.take().filter(|round| round.epoch == epoch).unwrap_or(fresh);
+            let mut round = desk
+                .memory
+                .round
+                .take()
+                .filter(|round| round.epoch == epoch)
+                .unwrap_or(fresh);
             round.asked = now;
             round.pending = members.iter().copied().collect();
             desk.memory.round = Some(round);
@@ -218,7 +248,9 @@ impl Coordinator {
             let coordinator = self.clone();
             let state = state.clone();
             tokio::spawn(async move {
-                let answer = coordinator.release_of(&state, member, epoch, receipt, wait_for).await;
+                let answer = coordinator
+                    .release_of(&state, member, epoch, receipt, wait_for)
+                    .await;
                 coordinator.note_release(member, epoch, answer);
             });
         }
@@ -260,7 +292,9 @@ impl Coordinator {
 
     fn note_release(&self, node: NodeId, epoch: Epoch, answer: Result<Released, String>) {
         let mut desk = self.desk();
-        let Some(round) = desk.memory.round.as_mut().filter(|round| round.epoch == epoch) else { return };
+        let Some(round) = desk.memory.round.as_mut().filter(|round| round.epoch == epoch) else {
+            return;
+        };
         round.pending.remove(&node);
         match answer {
             Ok(Released::Pledged(position)) => {
@@ -275,5 +309,7 @@ impl Coordinator {
 }
 
 fn encode(receipt: Option<FenceReceipt>) -> Vec<u8> {
-    receipt.and_then(|receipt| serde_json::to_vec(&receipt).ok()).unwrap_or_default()
+    receipt
+        .and_then(|receipt| serde_json::to_vec(&receipt).ok())
+        .unwrap_or_default()
 }

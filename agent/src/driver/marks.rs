@@ -25,14 +25,19 @@ pub(super) struct MarksFile {
 
 impl MarksFile {
     pub(super) fn new(state_dir: &Path) -> MarksFile {
-        MarksFile { path: state_dir.join("data-marks.json") }
+        MarksFile {
+            path: state_dir.join("data-marks.json"),
+        }
     }
 
     /// What it says. A file that cannot be read says nothing, which costs a comparison with the primary and no more;
     /// but a half-done rewind would be forgotten, so damage counts as one.
     pub(super) fn load(&self) -> Marks {
         match fs::read(&self.path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or(Marks { lineage: None, broken: true }),
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or(Marks {
+                lineage: None,
+                broken: true,
+            }),
             Err(_) => Marks::default(),
         }
     }

@@ -35,7 +35,11 @@ impl Clock {
     #[must_use]
     pub fn start() -> Clock {
         // Ahead of zero, so that "a while ago" can be said from the first moment.
-        Clock { started: Instant::now().checked_sub(Duration::from_secs(3_600)).unwrap_or_else(Instant::now) }
+        Clock {
+            started: Instant::now()
+                .checked_sub(Duration::from_secs(3_600))
+                .unwrap_or_else(Instant::now),
+        }
     }
 
     /// Milliseconds of this clock.

@@ -89,14 +89,22 @@ impl Node {
     ) -> Arc<Node> {
         let marks = MarksFile::new(state_dir);
         let known = marks.load();
-        let memory = NodeMemory { lineage: known.lineage, broken: known.broken, ..NodeMemory::default() };
+        let memory = NodeMemory {
+            lineage: known.lineage,
+            broken: known.broken,
+            ..NodeMemory::default()
+        };
         Arc::new(Node {
             clock,
             incarnation,
             consensus,
             lease,
             reports: Reports::new(clock),
-            server: server.map(|(instance, fencer)| ServerSide { instance, fencer, hands: Default::default() }),
+            server: server.map(|(instance, fencer)| ServerSide {
+                instance,
+                fencer,
+                hands: Default::default(),
+            }),
             observed: watch::channel(None).0,
             heartbeat: watch::channel(clock.now()).0,
             report_now: Notify::new(),
@@ -140,9 +148,14 @@ impl Node {
     /// Keeps a receipt, and has it told to the coordinator at once.
     pub(super) fn give_receipt(&self, receipt: FenceReceipt) {
         let mut desk = self.desk();
-        if desk.receipt.is_none_or(|old| (old.epoch, old.incarnation) <= (receipt.epoch, receipt.incarnation)) {
+        if desk
+            .receipt
+            .is_none_or(|old| (old.epoch, old.incarnation) <= (receipt.epoch, receipt.incarnation))
+        {
             // A clean shutdown's receipt says more than a later one of a kill that found nothing left to kill.
-            let keep = desk.receipt.is_some_and(|old| old.epoch == receipt.epoch && old.clean_end.is_some());
+            let keep = desk
+                .receipt
+                .is_some_and(|old| old.epoch == receipt.epoch && old.clean_end.is_some());
             if !keep {
                 desk.receipt = Some(receipt);
             }
@@ -165,7 +178,12 @@ impl Desk {
 
     /// The mark for `rule`, if it was made.
     pub(super) fn keep_mark_only_for(&mut self, rule: Option<&SyncRule>) {
-        if self.memory.sync_mark.as_ref().is_some_and(|(marked, _)| Some(marked) != rule) {
+        if self
+            .memory
+            .sync_mark
+            .as_ref()
+            .is_some_and(|(marked, _)| Some(marked) != rule)
+        {
             self.memory.sync_mark = None;
         }
     }

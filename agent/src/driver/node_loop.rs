@@ -76,7 +76,9 @@ async fn look(node: &Node, server: &ServerSide, now: MonoTime) -> PgObservation 
     }
     drop(desk);
     let changed = node.observed.send_if_modified(|seen| {
-        let differs = seen.as_ref().is_none_or(|(_, old)| !same_condition(&old.server, &pg.server));
+        let differs = seen
+            .as_ref()
+            .is_none_or(|(_, old)| !same_condition(&old.server, &pg.server));
         *seen = Some((now, Arc::new(pg.clone())));
         differs
     });
@@ -96,7 +98,10 @@ fn same_condition(old: &Server, new: &Server) -> bool {
         }
         (Server::Primary(old), Server::Primary(new)) => {
             let names = |standbys: &[agent_core::view::StandbyConnection]| {
-                standbys.iter().map(|s| (s.application_name.clone(), s.streaming)).collect::<Vec<_>>()
+                standbys
+                    .iter()
+                    .map(|s| (s.application_name.clone(), s.streaming))
+                    .collect::<Vec<_>>()
             };
             old.position.timeline == new.position.timeline && names(&old.standbys) == names(&new.standbys)
         }
@@ -124,7 +129,12 @@ async fn turn(node: &Arc<Node>, server: &ServerSide, state: &ClusterState, pg: P
     }
     let moving = matches!(
         decision.rule.as_str(),
-        "server-starting" | "wait-for-the-mark" | "no-lease-yet" | "server-not-free" | "job-at-work" | "not-streaming"
+        "server-starting"
+            | "wait-for-the-mark"
+            | "no-lease-yet"
+            | "server-not-free"
+            | "job-at-work"
+            | "not-streaming"
     );
     if moving {
         sleep = sleep.min(BUSY);
@@ -146,20 +156,36 @@ async fn turn(node: &Arc<Node>, server: &ServerSide, state: &ClusterState, pg: P
     sleep
 }
 
-async fn view<'a>(node: &Node, server: &ServerSide, state: &'a ClusterState, pg: PgObservation) -> NodeView<'a> {
+async fn view<'a>(
+    node: &Node,
+    server: &ServerSide,
+    state: &'a ClusterState,
+    pg: PgObservation,
+) -> NodeView<'a> {
     let now = node.clock.now();
     let lease = node.lease.status();
     // A job holds the server for minutes, and while it does nothing is decided that looks at the configuration.
     let busy = node.desk().job.is_some();
-    let conf = if busy { None } else { server.hands.lock().await.conf.clone() };
+    let conf = if busy {
+        None
+    } else {
+        server.hands.lock().await.conf.clone()
+    };
     let reports = node.reports.view();
-    let holder = state.holder.and_then(|holder| reports.fresh(holder, now, REPORT_FRESH)).cloned();
+    let holder = state
+        .holder
+        .and_then(|holder| reports.fresh(holder, now, REPORT_FRESH))
+        .cloned();
     NodeView {
         me: node.id(),
         state: Cow::Borrowed(state),
         now,
         pledge: lease.pledge,
-        lease: LeaseView { epoch: lease.epoch, valid: lease.valid(), fenced: lease.fenced },
+        lease: LeaseView {
+            epoch: lease.epoch,
+            valid: lease.valid(),
+            fenced: lease.fenced,
+        },
         pg,
         conf,
         holder,
@@ -187,10 +213,18 @@ fn remember(node: &Node, state: &ClusterState, pg: &PgObservation) {
         Server::Primary(primary) if holds => {
             let streams = |id| {
                 let name = state.application_name(id, state.epoch);
-                primary.standbys.iter().any(|standby| standby.streaming && standby.application_name == name)
+                primary
+                    .standbys
+                    .iter()
+                    .any(|standby| standby.streaming && standby.application_name == name)
             };
-            let members = state.sync_rule().map(|rule| rule.members.clone()).unwrap_or_default();
-            desk.memory.absent_since.retain(|id, _| members.contains(id) && !streams(*id));
+            let members = state
+                .sync_rule()
+                .map(|rule| rule.members.clone())
+                .unwrap_or_default();
+            desk.memory
+                .absent_since
+                .retain(|id, _| members.contains(id) && !streams(*id));
             for id in members.into_iter().filter(|id| !streams(*id)) {
                 desk.memory.absent_since.entry(id).or_insert(now);
             }
@@ -200,7 +234,10 @@ fn remember(node: &Node, state: &ClusterState, pg: &PgObservation) {
             desk.memory.adopting_since = (!held).then_some(since);
         }
         Server::Standby(standby) => {
-            let streaming = standby.receiver.as_ref().is_some_and(|receiver| receiver.streaming);
+            let streaming = standby
+                .receiver
+                .as_ref()
+                .is_some_and(|receiver| receiver.streaming);
             if streaming || standby.upstream.is_none() {
                 desk.memory.not_streaming_since = None;
             } else {
@@ -212,9 +249,11 @@ fn remember(node: &Node, state: &ClusterState, pg: &PgObservation) {
 }
 
 fn look_after_slots(node: &Arc<Node>, server: &ServerSide, state: &ClusterState) {
-    let up = node.observed.borrow().as_ref().is_some_and(|(_, pg)| {
-        matches!(pg.server, Server::Primary(_) | Server::Standby(_))
-    });
+    let up = node
+        .observed
+        .borrow()
+        .as_ref()
+        .is_some_and(|(_, pg)| matches!(pg.server, Server::Primary(_) | Server::Standby(_)));
     if !up || state.system_id.is_none() {
         return;
     }
@@ -227,7 +266,10 @@ fn look_after_slots(node: &Arc<Node>, server: &ServerSide, state: &ClusterState)
     let wanted = agent_core::decide::node::wanted_slots(node.id(), state, &positions);
     let instance = server.instance.clone();
     errand(node, Errand::Slots, async move {
-        instance.ensure_slots(&wanted).await.map_err(|error| error.to_string())
+        instance
+            .ensure_slots(&wanted)
+            .await
+            .map_err(|error| error.to_string())
     });
 }
 

@@ -27,7 +27,11 @@ impl Reports {
     /// No report yet.
     #[must_use]
     pub fn new(clock: Clock) -> Reports {
-        Reports { clock, view: Arc::default(), arrived: watch::channel(0).0 }
+        Reports {
+            clock,
+            view: Arc::default(),
+            arrived: watch::channel(0).0,
+        }
     }
 
     /// Takes a report that was made `age` ago, unless a newer one is there.
@@ -70,7 +74,9 @@ impl Reports {
     pub fn keep(&self, is_member: impl Fn(NodeId) -> bool) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         if view.reports.keys().any(|node| !is_member(*node)) {
-            Arc::make_mut(&mut view).reports.retain(|node, _| is_member(*node));
+            Arc::make_mut(&mut view)
+                .reports
+                .retain(|node, _| is_member(*node));
         }
     }
 
@@ -102,23 +108,38 @@ impl DriverOverview {
     /// Over this node and its coordinator.
     #[must_use]
     pub fn new(node: Arc<Node>, coordinator: Arc<Coordinator>) -> DriverOverview {
-        DriverOverview { node, coordinator, peers: Peers::default() }
+        DriverOverview {
+            node,
+            coordinator,
+            peers: Peers::default(),
+        }
     }
 
     async fn ask_leader(&self) -> Result<Vec<Reason>, ProposeError> {
         if self.node.consensus.leads() {
             return Ok(self.coordinator.reasons());
         }
-        let no_leader = |detail: String| ProposeError::NoLeader { waited: EXPLAIN, detail };
+        let no_leader = |detail: String| ProposeError::NoLeader {
+            waited: EXPLAIN,
+            detail,
+        };
         let leader = self.node.consensus.raft_leader();
         let leader = leader.ok_or_else(|| no_leader("this node knows of none".to_owned()))?;
         let state = self.node.consensus.state();
         let client = self.peers.client(&state, leader);
-        let mut client = client.ok_or_else(|| no_leader(format!("the address of node {leader} is not known")))?;
-        let request = ExplainRequest { envelope: Some(envelope(&state, self.node.id(), leader)) };
-        let reply = within(EXPLAIN, client.explain(request)).await.map_err(no_leader)?;
+        let mut client =
+            client.ok_or_else(|| no_leader(format!("the address of node {leader} is not known")))?;
+        let request = ExplainRequest {
+            envelope: Some(envelope(&state, self.node.id(), leader)),
+        };
+        let reply = within(EXPLAIN, client.explain(request))
+            .await
+            .map_err(no_leader)?;
         if !reply.leads {
-            return Err(no_leader(format!("{} does not lead any more", state.name_of(leader))));
+            return Err(no_leader(format!(
+                "{} does not lead any more",
+                state.name_of(leader)
+            )));
         }
         serde_json::from_slice(&reply.reasons).map_err(|error| no_leader(error.to_string()))
     }

@@ -23,7 +23,10 @@ impl Peers {
     pub(super) fn client(&self, state: &ClusterState, node: NodeId) -> Option<SupervisionClient<Channel>> {
         let peer = &state.members.get(&node)?.peer;
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = channels.get(&node).filter(|(address, _)| address == peer).map(|(_, channel)| channel.clone());
+        let known = channels
+            .get(&node)
+            .filter(|(address, _)| address == peer)
+            .map(|(_, channel)| channel.clone());
         let channel = match known {
             Some(channel) => channel,
             None => {
@@ -46,7 +49,11 @@ impl Peers {
 
 /// Says which cluster a message belongs to, who sends it, and for whom it is.
 pub(super) fn envelope(state: &ClusterState, from: NodeId, to: NodeId) -> Envelope {
-    Envelope { cluster_id: state.cluster_id.clone(), from: from.0, to: to.0 }
+    Envelope {
+        cluster_id: state.cluster_id.clone(),
+        from: from.0,
+        to: to.0,
+    }
 }
 
 /// Waits for a call no longer than `deadline`.

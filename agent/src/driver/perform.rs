@@ -33,7 +33,11 @@ pub(super) enum PerformError {
 }
 
 /// Carries it out. Long ones go on beside the loop.
-pub(super) async fn perform(node: &Arc<Node>, server: &ServerSide, action: NodeAction) -> Result<(), PerformError> {
+pub(super) async fn perform(
+    node: &Arc<Node>,
+    server: &ServerSide,
+    action: NodeAction,
+) -> Result<(), PerformError> {
     match action {
         NodeAction::CreateDatabase => {
             job(node, "initdb", create_database(node.clone()));
@@ -133,7 +137,9 @@ where
 }
 
 fn server_of(node: &Node) -> Result<&ServerSide, PgError> {
-    node.server.as_ref().ok_or(PgError::NotRunning { doing: "use the server of a witness" })
+    node.server.as_ref().ok_or(PgError::NotRunning {
+        doing: "use the server of a witness",
+    })
 }
 
 async fn create_database(node: Arc<Node>) -> Result<(), PerformError> {
@@ -169,7 +175,11 @@ async fn rewind(node: Arc<Node>, from: Upstream, epoch: Epoch) -> Result<(), Per
         Ok(report) => {
             tracing::info!(fork = %report.fork, rewound = report.rewound, kept = ?report.diverged_wal, "rewound");
             if let Some(kept) = &report.diverged_wal {
-                note(&node, "diverged-wal-kept", format!("WAL beyond {} is kept in {}", report.fork, kept.display()));
+                note(
+                    &node,
+                    "diverged-wal-kept",
+                    format!("WAL beyond {} is kept in {}", report.fork, kept.display()),
+                );
             }
             let mut desk = node.desk();
             desk.memory.broken = true;
@@ -180,7 +190,11 @@ async fn rewind(node: Arc<Node>, from: Upstream, epoch: Epoch) -> Result<(), Per
         }
         Err(error) => {
             let mut desk = node.desk();
-            let failures = if desk.rewind_failures.0 == epoch { desk.rewind_failures.1 + 1 } else { 1 };
+            let failures = if desk.rewind_failures.0 == epoch {
+                desk.rewind_failures.1 + 1
+            } else {
+                1
+            };
             desk.rewind_failures = (epoch, failures);
             if failures >= REWINDS {
                 desk.memory.rewind_failed = Some(epoch);
@@ -195,7 +209,11 @@ async fn set_data_aside(node: &Arc<Node>, server: &ServerSide, why: &str) -> Res
     let path = server.instance.set_data_aside(why)?;
     hands.conf = None;
     tracing::warn!(why, path = %path.display(), "the data directory was set aside");
-    note(node, "data-set-aside", format!("{why}: the old data directory is {}", path.display()));
+    note(
+        node,
+        "data-set-aside",
+        format!("{why}: the old data directory is {}", path.display()),
+    );
     let mut desk = node.desk();
     desk.mark(None, false)?;
     Ok(())
@@ -240,7 +258,10 @@ async fn stop_diverged(node: &Arc<Node>, server: &ServerSide, epoch: Epoch) -> R
         desk.mark(None, false)?;
     }
     let _hands = server.hands.lock().await;
-    server.instance.stop(StopMode::Fast, Duration::from_secs(30)).await?;
+    server
+        .instance
+        .stop(StopMode::Fast, Duration::from_secs(30))
+        .await?;
     server.instance.wait_exit(Duration::from_secs(30)).await?;
     Ok(())
 }
@@ -299,26 +320,52 @@ async fn shut_down(node: &Arc<Node>, server: &ServerSide, epoch: Epoch) -> Resul
 async fn open_gate(node: Arc<Node>, epoch: Epoch) -> Result<(), String> {
     let server = server_of(&node).map_err(|error| error.to_string())?;
     let state = node.consensus.state();
-    let created = state.history.back().is_some_and(|record| record.cause == Cause::Creation);
+    let created = state
+        .history
+        .back()
+        .is_some_and(|record| record.cause == Cause::Creation);
     if created {
-        server.instance.ensure_roles().await.map_err(|error| error.to_string())?;
+        server
+            .instance
+            .ensure_roles()
+            .await
+            .map_err(|error| error.to_string())?;
     }
-    let lsn = server.instance.write_epoch_row(epoch, FIRST_ROW).await.map_err(|error| error.to_string())?;
+    let lsn = server
+        .instance
+        .write_epoch_row(epoch, FIRST_ROW)
+        .await
+        .map_err(|error| error.to_string())?;
     let lease = node.lease.status();
     if !(lease.epoch == epoch && lease.valid()) {
-        return Err(format!("the lease of epoch {epoch} ended before its first row was acknowledged"));
+        return Err(format!(
+            "the lease of epoch {epoch} ended before its first row was acknowledged"
+        ));
     }
     node.desk().memory.gate = Some(epoch);
     node.look_now.notify_one();
     node.report_now.notify_one();
     tracing::info!(%epoch, %lsn, "the gate is open: the first row of this epoch is acknowledged");
-    let open = Command::OpenGate { epoch, timeline: state.timeline, lsn, at: wall() };
+    let open = Command::OpenGate {
+        epoch,
+        timeline: state.timeline,
+        lsn,
+        at: wall(),
+    };
     tell(&node, open).await?;
     if !created {
-        server.instance.ensure_roles().await.map_err(|error| error.to_string())?;
+        server
+            .instance
+            .ensure_roles()
+            .await
+            .map_err(|error| error.to_string())?;
     }
     // pg_rewind of a returning server compares control files, and this one names the new timeline only now.
-    server.instance.checkpoint().await.map_err(|error| error.to_string())
+    server
+        .instance
+        .checkpoint()
+        .await
+        .map_err(|error| error.to_string())
 }
 
 /// Has a command committed, however long it takes, unless it is refused.
@@ -335,13 +382,21 @@ async fn tell(node: &Arc<Node>, command: Command) -> Result<(), String> {
 }
 
 async fn propose(node: Arc<Node>, command: Command) -> Result<(), String> {
-    node.consensus.propose(command, PROPOSAL).await.map(drop).map_err(|error| error.to_string())
+    node.consensus
+        .propose(command, PROPOSAL)
+        .await
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 /// Tells the operators something, in its own time.
 fn note(node: &Arc<Node>, kind: &str, text: String) {
     let text = format!("{}: {text}", node.consensus.state().name_of(node.id()));
-    let command = Command::Note { kind: kind.to_owned(), text, at: wall() };
+    let command = Command::Note {
+        kind: kind.to_owned(),
+        text,
+        at: wall(),
+    };
     let node = node.clone();
     tokio::spawn(async move {
         if let Err(error) = tell(&node, command).await {
@@ -352,7 +407,11 @@ fn note(node: &Arc<Node>, kind: &str, text: String) {
 
 async fn checkpoint_for(node: Arc<Node>, request: RequestId) -> Result<(), String> {
     let server = server_of(&node).map_err(|error| error.to_string())?;
-    server.instance.checkpoint().await.map_err(|error| error.to_string())?;
+    server
+        .instance
+        .checkpoint()
+        .await
+        .map_err(|error| error.to_string())?;
     node.desk().memory.checkpoint_for = Some(request);
     node.report_now.notify_one();
     Ok(())
@@ -363,12 +422,25 @@ async fn mark_sync(node: Arc<Node>, rule: SyncRule, from_zero: bool) -> Result<(
     if from_zero {
         // The checkpointer tells the backends that commits must wait, and it re-reads its configuration before it
         // begins a checkpoint: one that was asked for now proves that it has.
-        server.instance.checkpoint().await.map_err(|error| error.to_string())?;
+        server
+            .instance
+            .checkpoint()
+            .await
+            .map_err(|error| error.to_string())?;
     }
     // The mark itself must not wait for the set that it is about.
-    let sql = "SET synchronous_commit = local; SELECT pg_logical_emit_message(true, 'pgctl', 'synchronous set')";
-    server.instance.run_sql(sql).await.map_err(|error| error.to_string())?;
-    let lsn = server.instance.current_wal_flush().await.map_err(|error| error.to_string())?;
+    let sql =
+        "SET synchronous_commit = local; SELECT pg_logical_emit_message(true, 'pgctl', 'synchronous set')";
+    server
+        .instance
+        .run_sql(sql)
+        .await
+        .map_err(|error| error.to_string())?;
+    let lsn = server
+        .instance
+        .current_wal_flush()
+        .await
+        .map_err(|error| error.to_string())?;
     node.desk().memory.sync_mark = Some((rule, lsn));
     Ok(())
 }

@@ -16,12 +16,22 @@ pub fn snapshot(node: &Node, name: &str) -> HealthSnapshot {
     let lease = node.lease.status();
     let held = lease.deadline.filter(|_| state.holder == Some(node.id()));
     // A witness has no loop over a server that could hang.
-    let heartbeat = if node.server.is_some() { *node.heartbeat.borrow() } else { node.clock.now() };
+    let heartbeat = if node.server.is_some() {
+        *node.heartbeat.borrow()
+    } else {
+        node.clock.now()
+    };
     HealthSnapshot {
         node: node.id(),
         name: name.to_owned(),
-        probe: node.observed.borrow().as_ref().map(|(at, pg)| Probe { at: *at, pg: pg.clone() }),
-        lease: held.map(|deadline| HeldLease { epoch: lease.epoch, deadline }),
+        probe: node.observed.borrow().as_ref().map(|(at, pg)| Probe {
+            at: *at,
+            pg: pg.clone(),
+        }),
+        lease: held.map(|deadline| HeldLease {
+            epoch: lease.epoch,
+            deadline,
+        }),
         gate_open: node.gate_open(state.epoch),
         fencing: node.server.as_ref().is_some_and(|server| server.fencer.at_work()),
         heartbeat,

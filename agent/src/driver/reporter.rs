@@ -25,7 +25,11 @@ pub fn report(node: &Node) -> NodeReport {
     let desk = node.desk();
     let holder = (state.holder == Some(node.id())).then(|| HolderReport {
         epoch: state.epoch,
-        left: if lease.epoch == state.epoch { lease.left() } else { Duration::ZERO },
+        left: if lease.epoch == state.epoch {
+            lease.left()
+        } else {
+            Duration::ZERO
+        },
         gate_open: desk.memory.gate == Some(state.epoch),
         fenced: desk.receipt.filter(|receipt| receipt.epoch == state.epoch),
     });
@@ -66,7 +70,9 @@ async fn send(node: &Arc<Node>, peers: &Peers) -> Result<(), String> {
     node.reports.take(own.clone(), Duration::ZERO);
     let state = node.consensus.state();
     node.reports.keep(|id| state.members.contains_key(&id));
-    let Some(leader) = node.consensus.raft_leader().filter(|leader| *leader != node.id()) else { return Ok(()) };
+    let Some(leader) = node.consensus.raft_leader().filter(|leader| *leader != node.id()) else {
+        return Ok(());
+    };
     let client = peers.client(&state, leader);
     let mut client = client.ok_or_else(|| format!("the address of node {leader} is not known"))?;
     let request = ReportRequest {

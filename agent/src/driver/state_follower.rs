@@ -24,7 +24,10 @@ pub async fn follow_state(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
         let before = clock::read();
         pass_on(&node, state.clone()).await;
         if let Some(version) = seen.settled(&node, &state, before)
-            && let Err(error) = node.consensus.propose(Command::VotersSettled { version }, PROPOSAL).await
+            && let Err(error) = node
+                .consensus
+                .propose(Command::VotersSettled { version }, PROPOSAL)
+                .await
         {
             tracing::debug!(%error, "the new voters are not settled yet");
         }
@@ -91,7 +94,9 @@ impl VotersSeen {
         }
         let lease = node.lease.status();
         let renewed_at_or_after = self.since.plus(state.settings.timing.lease());
-        let extended = lease.deadline.is_some_and(|deadline| deadline.all_reached(renewed_at_or_after));
+        let extended = lease
+            .deadline
+            .is_some_and(|deadline| deadline.all_reached(renewed_at_or_after));
         (state.holder == Some(node.id()) && lease.valid() && extended).then_some(self.version)
     }
 }

@@ -55,7 +55,9 @@ fn receipt(bytes: &[u8]) -> Result<Option<FenceReceipt>, Status> {
     if bytes.is_empty() {
         return Ok(None);
     }
-    serde_json::from_slice(bytes).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
+    serde_json::from_slice(bytes)
+        .map(Some)
+        .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 #[tonic::async_trait]
@@ -63,14 +65,19 @@ impl Supervision for SupervisionService {
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportReply>, Status> {
         let request = request.into_inner();
         let from = self.check(request.envelope.as_ref())?;
-        let report: NodeReport =
-            serde_json::from_slice(&request.report).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let report: NodeReport = serde_json::from_slice(&request.report)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if report.node != from {
-            return Err(Status::invalid_argument("the report is of another node than its sender"));
+            return Err(Status::invalid_argument(
+                "the report is of another node than its sender",
+            ));
         }
         let taken = self.node.consensus.raft_leader() == Some(self.node.id());
         if !taken {
-            return Ok(Response::new(ReportReply { taken, reports: Vec::new() }));
+            return Ok(Response::new(ReportReply {
+                taken,
+                reports: Vec::new(),
+            }));
         }
         self.node.reports.take(report, Duration::ZERO);
         let now = self.node.clock.now();
@@ -78,16 +85,25 @@ impl Supervision for SupervisionService {
         let others = view.reports.iter().filter(|(id, _)| **id != from);
         let aged = others.filter_map(|(_, (at, report))| {
             let age_ms = u64::try_from(now.since(*at).as_millis()).unwrap_or(u64::MAX);
-            Some(AgedReport { age_ms, report: serde_json::to_vec(report).ok()? })
+            Some(AgedReport {
+                age_ms,
+                report: serde_json::to_vec(report).ok()?,
+            })
         });
-        Ok(Response::new(ReportReply { taken, reports: aged.collect() }))
+        Ok(Response::new(ReportReply {
+            taken,
+            reports: aged.collect(),
+        }))
     }
 
     async fn bound(&self, request: Request<BoundRequest>) -> Result<Response<BoundReply>, Status> {
         let request = request.into_inner();
         self.check(request.envelope.as_ref())?;
         let receipt = receipt(&request.receipt)?;
-        let bound = self.node.lease.bound_for(Epoch(request.next_epoch), receipt.as_ref());
+        let bound = self
+            .node
+            .lease
+            .bound_for(Epoch(request.next_epoch), receipt.as_ref());
         let bound_ns = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
         Ok(Response::new(BoundReply { bound_ns }))
     }
@@ -167,7 +183,11 @@ async fn receive_up_to(server: &ServerSide, lsn: Lsn) {
 /// for nothing in the promotion gate.
 async fn cut_off(node: &Arc<Node>, epoch: Epoch) -> Option<Position> {
     let server = node.server.as_ref()?;
-    let clean_end = node.desk().receipt.filter(|receipt| receipt.epoch.next() == epoch).and_then(|r| r.clean_end);
+    let clean_end = node
+        .desk()
+        .receipt
+        .filter(|receipt| receipt.epoch.next() == epoch)
+        .and_then(|r| r.clean_end);
     if clean_end.is_some() {
         return clean_end;
     }

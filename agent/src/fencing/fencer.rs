@@ -54,8 +54,12 @@ impl Fencer {
             wake: Condvar::new(),
             fenced: watch::channel(Fenced::default()).0,
         });
-        let fencer = Fencer { shared: shared.clone() };
-        std::thread::Builder::new().name("fencer".to_owned()).spawn(move || shared.run(&kill))?;
+        let fencer = Fencer {
+            shared: shared.clone(),
+        };
+        std::thread::Builder::new()
+            .name("fencer".to_owned())
+            .spawn(move || shared.run(&kill))?;
         Ok(fencer)
     }
 
@@ -75,7 +79,10 @@ impl Fencer {
         self.lease_over(epoch);
         let mut fenced = self.watch();
         // The sender lives as long as `self`.
-        let done = fenced.wait_for(|fenced| fenced.epoch >= epoch).await.map(|fenced| fenced.clone());
+        let done = fenced
+            .wait_for(|fenced| fenced.epoch >= epoch)
+            .await
+            .map(|fenced| fenced.clone());
         done.unwrap_or_default()
     }
 
@@ -89,7 +96,11 @@ impl Fencer {
         self.shared.fenced.send_if_modified(|fenced| {
             let newer = fenced.epoch < epoch;
             if newer {
-                *fenced = Fenced { epoch, took: Duration::ZERO, survivors: Vec::new() };
+                *fenced = Fenced {
+                    epoch,
+                    took: Duration::ZERO,
+                    survivors: Vec::new(),
+                };
             }
             newer
         });
@@ -123,7 +134,11 @@ impl Shared {
                     let took = since.elapsed();
                     tracing::warn!(%epoch, processes = ended, ?took, "the server was fenced");
                     self.lock().at = None;
-                    self.fenced.send_replace(Fenced { epoch, took, survivors: Vec::new() });
+                    self.fenced.send_replace(Fenced {
+                        epoch,
+                        took,
+                        survivors: Vec::new(),
+                    });
                 }
                 Err(survivors) => {
                     tracing::error!(%epoch, ?survivors, "processes of the server do not die: no receipt is given");

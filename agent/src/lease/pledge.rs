@@ -1,7 +1,7 @@
 //! What a voter must not forget: its pledge, and how long its promises may be. One small file, written whole.
 
-use crc32c::crc32c;
 use agent_core::ids::Epoch;
+use crc32c::crc32c;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -23,8 +23,14 @@ pub struct Pledge {
 #[derive(Debug, thiserror::Error)]
 pub enum PledgeError {
     /// The operating system refused.
-    #[error("could not {doing} the pledge file {path}: {source}; free space, or mend the disk and its permissions")]
-    File { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "could not {doing} the pledge file {path}: {source}; free space, or mend the disk and its permissions"
+    )]
+    File {
+        doing: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     /// The content is not what was written.
     #[error(
         "the pledge file {path} is damaged: this node may have promised things that it no longer knows of; \
@@ -43,7 +49,9 @@ impl PledgeFile {
     /// The file in the agent's state directory.
     #[must_use]
     pub fn new(state_dir: &Path) -> PledgeFile {
-        PledgeFile { path: state_dir.join("pledge") }
+        PledgeFile {
+            path: state_dir.join("pledge"),
+        }
     }
 
     /// What it says; the default if there is none yet.
@@ -53,11 +61,15 @@ impl PledgeFile {
     pub fn load(&self) -> Result<Pledge, PledgeError> {
         let mut bytes = Vec::new();
         match File::open(&self.path) {
-            Ok(mut file) => file.read_to_end(&mut bytes).map_err(|source| self.file("read", source))?,
+            Ok(mut file) => file
+                .read_to_end(&mut bytes)
+                .map_err(|source| self.file("read", source))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Pledge::default()),
             Err(source) => return Err(self.file("open", source)),
         };
-        let damaged = || PledgeError::Damaged { path: self.path.clone() };
+        let damaged = || PledgeError::Damaged {
+            path: self.path.clone(),
+        };
         if bytes.len() != LENGTH || bytes[..8] != MAGIC {
             return Err(damaged());
         }
@@ -71,7 +83,10 @@ impl PledgeFile {
         if u32::from_be_bytes(sum) != crc32c(&bytes[..LENGTH - 4]) {
             return Err(damaged());
         }
-        Ok(Pledge { epoch: Epoch(word(8)), promise_limit: Duration::from_millis(word(16)) })
+        Ok(Pledge {
+            epoch: Epoch(word(8)),
+            promise_limit: Duration::from_millis(word(16)),
+        })
     }
 
     /// Replaces it; durable on return.
@@ -87,7 +102,11 @@ impl PledgeFile {
         bytes.extend_from_slice(&crc32c(&bytes).to_be_bytes());
         let aside = self.path.with_extension("new");
         let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&aside)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&aside)?;
             file.write_all(&bytes)?;
             file.sync_all()?;
             fs::rename(&aside, &self.path)?;
@@ -97,7 +116,11 @@ impl PledgeFile {
     }
 
     fn file(&self, doing: &'static str, source: io::Error) -> PledgeError {
-        PledgeError::File { doing, path: self.path.clone(), source }
+        PledgeError::File {
+            doing,
+            path: self.path.clone(),
+            source,
+        }
     }
 }
 
@@ -110,7 +133,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = PledgeFile::new(dir.path());
         assert_eq!(file.load().expect("absent"), Pledge::default());
-        let pledge = Pledge { epoch: Epoch(9), promise_limit: Duration::from_millis(2_300) };
+        let pledge = Pledge {
+            epoch: Epoch(9),
+            promise_limit: Duration::from_millis(2_300),
+        };
         file.store(pledge).expect("written");
         assert_eq!(file.load().expect("present"), pledge);
     }
@@ -119,15 +145,25 @@ mod tests {
     fn a_flipped_or_missing_byte_is_damage_and_never_another_pledge() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = PledgeFile::new(dir.path());
-        file.store(Pledge { epoch: Epoch(9), promise_limit: Duration::from_secs(1) }).expect("written");
+        file.store(Pledge {
+            epoch: Epoch(9),
+            promise_limit: Duration::from_secs(1),
+        })
+        .expect("written");
         let good = fs::read(&file.path).expect("readable");
         for at in 0..good.len() {
             let mut wrong = good.clone();
             wrong[at] ^= 0x10;
             fs::write(&file.path, &wrong).expect("writable");
-            assert!(matches!(file.load(), Err(PledgeError::Damaged { .. })), "byte {at}");
+            assert!(
+                matches!(file.load(), Err(PledgeError::Damaged { .. })),
+                "byte {at}"
+            );
             fs::write(&file.path, &good[..at]).expect("writable");
-            assert!(matches!(file.load(), Err(PledgeError::Damaged { .. })), "cut at {at}");
+            assert!(
+                matches!(file.load(), Err(PledgeError::Damaged { .. })),
+                "cut at {at}"
+            );
         }
     }
 }

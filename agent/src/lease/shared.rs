@@ -33,13 +33,15 @@ impl LeaseStatus {
     /// Whether the lease of [`LeaseStatus::epoch`] is valid at this moment.
     #[must_use]
     pub fn valid(&self) -> bool {
-        self.deadline.is_some_and(|deadline| !clock::read().any_reached(deadline))
+        self.deadline
+            .is_some_and(|deadline| !clock::read().any_reached(deadline))
     }
 
     /// How much of the lease is left.
     #[must_use]
     pub fn left(&self) -> Duration {
-        self.deadline.map_or(Duration::ZERO, |deadline| clock::read().until_any(deadline))
+        self.deadline
+            .map_or(Duration::ZERO, |deadline| clock::read().until_any(deadline))
     }
 }
 
@@ -120,11 +122,17 @@ impl Inner {
 
     /// Whether a lease was held and none is now: the server must end.
     pub(super) fn ran_out(&mut self, now: ClockReading) -> Option<Epoch> {
-        let valid = [self.holder.as_ref(), self.before.as_ref()].into_iter().flatten().any(|h| h.valid(now));
+        let valid = [self.holder.as_ref(), self.before.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|h| h.valid(now));
         if valid {
             return None;
         }
-        let over = [self.holder.as_mut(), self.before.as_mut()].into_iter().flatten().any(|h| h.is_over(now));
+        let over = [self.holder.as_mut(), self.before.as_mut()]
+            .into_iter()
+            .flatten()
+            .any(|h| h.is_over(now));
         let epoch = self.holder.as_ref().map(Holder::epoch)?;
         (over && self.fenced < epoch).then_some(epoch)
     }
@@ -134,15 +142,23 @@ impl Inner {
         let Some(holder) = self.holder.as_mut().filter(|holder| holder.epoch() > self.fenced) else {
             return Vec::new();
         };
-        let Some(renewal) = holder.renew(now) else { return Vec::new() };
+        let Some(renewal) = holder.renew(now) else {
+            return Vec::new();
+        };
         // Before the first majority every moment counts; afterwards the profile says how often.
-        let pause = if holder.deadline().is_some() { self.timing.renew() } else { FIRST_RENEWALS };
+        let pause = if holder.deadline().is_some() {
+            self.timing.renew()
+        } else {
+            FIRST_RENEWALS
+        };
         self.next_renewal = now.plus(pause);
         let promise = self.timing.promise();
         let mut out = Vec::new();
         for node in self.voters.all() {
             if node == self.me {
-                let answer = self.voter.renew(renewal.epoch, self.incarnation, promise, clock::read());
+                let answer = self
+                    .voter
+                    .renew(renewal.epoch, self.incarnation, promise, clock::read());
                 if answer == RenewAnswer::Granted
                     && let Some(holder) = self.holder.as_mut()
                 {
@@ -170,13 +186,20 @@ impl Inner {
         }
         match datagram.kind {
             Kind::Renew { promise } => {
-                let answer = self.voter.renew(datagram.epoch, datagram.incarnation, promise, now);
+                let answer = self
+                    .voter
+                    .renew(datagram.epoch, datagram.incarnation, promise, now);
                 let kind = match answer {
                     RenewAnswer::Granted => Kind::Granted,
                     RenewAnswer::Pledged { to } => Kind::Pledged { to },
                     RenewAnswer::TooLong => Kind::TooLong,
                 };
-                Some(Datagram { from: self.me, to: datagram.from, kind, ..datagram })
+                Some(Datagram {
+                    from: self.me,
+                    to: datagram.from,
+                    kind,
+                    ..datagram
+                })
             }
             Kind::Granted if datagram.incarnation == self.incarnation => {
                 for holder in [self.holder.as_mut(), self.before.as_mut()].into_iter().flatten() {
@@ -214,7 +237,10 @@ impl Lease {
         let addresses = self.resolve(state);
         let mut inner = self.shared.lock();
         inner.me = me;
-        inner.key = Some(Key::derive(&state.cluster_id, &state.secrets.replication_password));
+        inner.key = Some(Key::derive(
+            &state.cluster_id,
+            &state.secrets.replication_password,
+        ));
         inner.peers = addresses;
         inner.voters = state.voters.clone();
         inner.timing = state.settings.timing;
@@ -254,10 +280,16 @@ impl Lease {
             .members
             .iter()
             .map(|(node, member)| {
-                let same = known.get(node).filter(|(peer, address)| *peer == member.peer && address.is_some());
+                let same = known
+                    .get(node)
+                    .filter(|(peer, address)| *peer == member.peer && address.is_some());
                 let address = match same {
                     Some((_, address)) => *address,
-                    None => member.peer.to_socket_addrs().ok().and_then(|mut found| found.next()),
+                    None => member
+                        .peer
+                        .to_socket_addrs()
+                        .ok()
+                        .and_then(|mut found| found.next()),
                 };
                 (*node, (member.peer.clone(), address))
             })
@@ -275,7 +307,10 @@ impl Lease {
             if inner.voter.promise_limit() >= limit {
                 return Ok(());
             }
-            Pledge { epoch: inner.voter.pledge(), promise_limit: limit }
+            Pledge {
+                epoch: inner.voter.pledge(),
+                promise_limit: limit,
+            }
         };
         self.shared.file.store(pledge)?;
         self.shared.lock().voter.allow_promises(limit);
@@ -315,7 +350,10 @@ impl Lease {
             }
             inner.voter.release(next);
             self.shared.publish(&inner);
-            Pledge { epoch: inner.voter.pledge(), promise_limit: inner.voter.promise_limit() }
+            Pledge {
+                epoch: inner.voter.pledge(),
+                promise_limit: inner.voter.promise_limit(),
+            }
         };
         // Written again even if the voter had pledged before: an earlier write may have failed.
         self.shared.file.store(pledge)?;
@@ -327,7 +365,10 @@ impl Lease {
         let mut guard = self.shared.lock();
         let inner = &mut *guard;
         inner.fenced = inner.fenced.max(epoch);
-        for holder in [inner.holder.as_mut(), inner.before.as_mut()].into_iter().flatten() {
+        for holder in [inner.holder.as_mut(), inner.before.as_mut()]
+            .into_iter()
+            .flatten()
+        {
             if holder.epoch() <= epoch {
                 holder.end();
             }
@@ -375,8 +416,16 @@ impl Lease {
             next_renewal: now,
         };
         let status = watch::channel(inner.status()).0;
-        let shared =
-            Shared { inner: Mutex::new(inner), socket, status, fencer, file, writing: Mutex::new(()) };
-        Lease { shared: Arc::new(shared) }
+        let shared = Shared {
+            inner: Mutex::new(inner),
+            socket,
+            status,
+            fencer,
+            file,
+            writing: Mutex::new(()),
+        };
+        Lease {
+            shared: Arc::new(shared),
+        }
     }
 }

@@ -14,8 +14,13 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The UDP port is not to be had.
-    #[error("could not listen on UDP {address} for lease renewals: {source}; free the port, or change peer.listen")]
-    Socket { address: SocketAddr, source: std::io::Error },
+    #[error(
+        "could not listen on UDP {address} for lease renewals: {source}; free the port, or change peer.listen"
+    )]
+    Socket {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Pledge(#[from] PledgeError),
     /// The operating system gave no thread.
@@ -61,10 +66,14 @@ fn run(shared: &Arc<Shared>) {
         if shared.socket.set_read_timeout(Some(wait)).is_err() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let Ok((length, from)) = shared.socket.recv_from(&mut buffer) else { continue };
+        let Ok((length, from)) = shared.socket.recv_from(&mut buffer) else {
+            continue;
+        };
         let mut inner = shared.lock();
         let Some(key) = inner.key.clone() else { continue };
-        let Some(datagram) = Datagram::decode(&buffer[..length], &key) else { continue };
+        let Some(datagram) = Datagram::decode(&buffer[..length], &key) else {
+            continue;
+        };
         let answer = inner.receive(datagram, clock::read());
         shared.publish(&inner);
         drop(inner);
@@ -87,11 +96,22 @@ fn step(shared: &Shared) -> Duration {
     let mut outgoing = Vec::new();
     if wait.is_zero() {
         let key = inner.key.clone();
-        outgoing =
-            inner.renewals(now).into_iter().filter_map(|(to, d)| Some((to, d.encode(key.as_ref()?)))).collect();
-        wait = if outgoing.is_empty() { LONGEST_WAIT } else { now.until_any(inner.next_renewal) };
+        outgoing = inner
+            .renewals(now)
+            .into_iter()
+            .filter_map(|(to, d)| Some((to, d.encode(key.as_ref()?))))
+            .collect();
+        wait = if outgoing.is_empty() {
+            LONGEST_WAIT
+        } else {
+            now.until_any(inner.next_renewal)
+        };
     }
-    for deadline in [inner.holder.as_ref(), inner.before.as_ref()].into_iter().flatten().filter_map(|h| h.deadline()) {
+    for deadline in [inner.holder.as_ref(), inner.before.as_ref()]
+        .into_iter()
+        .flatten()
+        .filter_map(|h| h.deadline())
+    {
         let left = now.until_any(deadline);
         if !left.is_zero() {
             wait = wait.min(left);

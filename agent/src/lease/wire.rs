@@ -29,7 +29,9 @@ impl Key {
 
     fn tag(&self, message: &[u8]) -> [u8; TAG] {
         // HMAC takes keys of any length, so this cannot fail; a zero tag would only make the message refused.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else { return [0; TAG] };
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else {
+            return [0; TAG];
+        };
         mac.update(message);
         let mut tag = [0; TAG];
         tag.copy_from_slice(&mac.finalize().into_bytes()[..TAG]);
@@ -37,7 +39,9 @@ impl Key {
     }
 
     fn verifies(&self, message: &[u8], tag: &[u8]) -> bool {
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else { return false };
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else {
+            return false;
+        };
         mac.update(message);
         mac.verify_truncated_left(tag).is_ok()
     }
@@ -83,7 +87,14 @@ impl Datagram {
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4] = VERSION;
         bytes[5] = kind;
-        let words = [self.from.0, self.to.0, self.epoch.0, self.round, self.incarnation, number];
+        let words = [
+            self.from.0,
+            self.to.0,
+            self.epoch.0,
+            self.round,
+            self.incarnation,
+            number,
+        ];
         for (index, word) in words.into_iter().enumerate() {
             bytes[8 + index * 8..16 + index * 8].copy_from_slice(&word.to_be_bytes());
         }
@@ -108,7 +119,9 @@ impl Datagram {
             u64::from_be_bytes(word)
         };
         let kind = match bytes[5] {
-            1 => Kind::Renew { promise: Duration::from_nanos(word(5)) },
+            1 => Kind::Renew {
+                promise: Duration::from_nanos(word(5)),
+            },
             2 => Kind::Granted,
             3 => Kind::Pledged { to: Epoch(word(5)) },
             4 => Kind::TooLong,
@@ -136,14 +149,21 @@ mod tests {
             epoch: Epoch(7),
             round: 9,
             incarnation: 3,
-            kind: Kind::Renew { promise: Duration::from_millis(2_300) },
+            kind: Kind::Renew {
+                promise: Duration::from_millis(2_300),
+            },
         }
     }
 
     #[test]
     fn every_kind_is_read_as_it_was_written() {
         let key = Key::derive("c", "s");
-        for kind in [renewal().kind, Kind::Granted, Kind::Pledged { to: Epoch(8) }, Kind::TooLong] {
+        for kind in [
+            renewal().kind,
+            Kind::Granted,
+            Kind::Pledged { to: Epoch(8) },
+            Kind::TooLong,
+        ] {
             let datagram = Datagram { kind, ..renewal() };
             assert_eq!(Datagram::decode(&datagram.encode(&key), &key), Some(datagram));
         }
@@ -163,8 +183,14 @@ mod tests {
     #[test]
     fn another_clusters_datagram_garbage_and_nothing_are_refused() {
         let key = Key::derive("c", "s");
-        assert_eq!(Datagram::decode(&renewal().encode(&Key::derive("d", "s")), &key), None);
-        assert_eq!(Datagram::decode(&renewal().encode(&Key::derive("cs", "")), &key), None);
+        assert_eq!(
+            Datagram::decode(&renewal().encode(&Key::derive("d", "s")), &key),
+            None
+        );
+        assert_eq!(
+            Datagram::decode(&renewal().encode(&Key::derive("cs", "")), &key),
+            None
+        );
         assert_eq!(Datagram::decode(b"", &key), None);
         assert_eq!(Datagram::decode(&[0x55; LENGTH], &key), None);
         assert_eq!(Datagram::decode(&[0x55; 9_000], &key), None);

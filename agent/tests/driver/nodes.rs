@@ -26,7 +26,10 @@ const DEADLINE: Duration = Duration::from_secs(90);
 pub async fn wait(what: &str, condition: impl Fn() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < DEADLINE, "{what}: did not come within {DEADLINE:?}");
+        assert!(
+            started.elapsed() < DEADLINE,
+            "{what}: did not come within {DEADLINE:?}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -47,27 +50,37 @@ impl Nodes {
             return None;
         };
         if std::env::var_os("PGCTL_TEST_LOG").is_some() {
-            let _ = tracing_subscriber::fmt().with_env_filter("info,agent=debug").try_init();
+            let _ = tracing_subscriber::fmt()
+                .with_env_filter("info,agent=debug")
+                .try_init();
         }
-        let dir = tempfile::Builder::new().prefix("pgctl-driver").tempdir().expect("a temporary directory");
+        let dir = tempfile::Builder::new()
+            .prefix("pgctl-driver")
+            .tempdir()
+            .expect("a temporary directory");
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");
         let peers: Vec<(TcpListener, SocketAddr)> = (0..count).map(|_| peer_port()).collect();
         let ids = || (1..=count).map(NodeId);
         let postgres: Vec<u16> = (0..count).map(|_| free_port()).collect();
-        let members = ids().zip(peers.iter().zip(&postgres)).map(|(id, ((_, peer), port))| {
-            let member = Member {
-                name: format!("n{id}"),
-                kind: MemberKind::Data,
-                peer: peer.to_string(),
-                http: String::new(),
-                postgres: format!("127.0.0.1:{port}"),
-                tags: BTreeMap::new(),
-                nofailover: false,
-            };
-            (id, member)
-        });
+        let members = ids()
+            .zip(peers.iter().zip(&postgres))
+            .map(|(id, ((_, peer), port))| {
+                let member = Member {
+                    name: format!("n{id}"),
+                    kind: MemberKind::Data,
+                    peer: peer.to_string(),
+                    http: String::new(),
+                    postgres: format!("127.0.0.1:{port}"),
+                    tags: BTreeMap::new(),
+                    nofailover: false,
+                };
+                (id, member)
+            });
         let mut state = ClusterState::default();
-        let secrets = Secrets { replication_password: "r".repeat(16), rewind_password: "w".repeat(16) };
+        let secrets = Secrets {
+            replication_password: "r".repeat(16),
+            rewind_password: "w".repeat(16),
+        };
         state
             .apply(&Command::Found {
                 cluster_id: uuid::Uuid::new_v4().to_string(),
@@ -82,11 +95,26 @@ impl Nodes {
         let (stop, stopped) = watch::channel(false);
         let mut nodes = BTreeMap::new();
         for (id, ((listener, address), port)) in ids().zip(peers.into_iter().zip(postgres)) {
-            let seat = Seat { node: id, leader: NodeId(count), log: log.clone() };
-            let place = Place { root: dir.path(), bin_dir: &bin_dir, id, port, secrets: &secrets };
+            let seat = Seat {
+                node: id,
+                leader: NodeId(count),
+                log: log.clone(),
+            };
+            let place = Place {
+                root: dir.path(),
+                bin_dir: &bin_dir,
+                id,
+                port,
+                secrets: &secrets,
+            };
             nodes.insert(id, start_node(place, seat, listener, address, &stopped));
         }
-        Some(Nodes { log, nodes, stop, dir })
+        Some(Nodes {
+            log,
+            nodes,
+            stop,
+            dir,
+        })
     }
 
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
@@ -95,20 +123,30 @@ impl Nodes {
 
     /// The node's server, as it was last seen.
     pub fn server(&self, id: NodeId) -> Option<Server> {
-        self.nodes[&id].0.observed.borrow().as_ref().map(|(_, pg)| pg.server.clone())
+        self.nodes[&id]
+            .0
+            .observed
+            .borrow()
+            .as_ref()
+            .map(|(_, pg)| pg.server.clone())
     }
 
     /// The gate is open, the synchronous set is settled, and it has so many members.
     pub fn settled(&self, members: usize) -> bool {
         let state = self.log.state();
-        state.promotion.is_some_and(|promotion| promotion.epoch == state.epoch)
+        state
+            .promotion
+            .is_some_and(|promotion| promotion.epoch == state.epoch)
             && !state.sync_unsettled()
-            && state.sync_rule().is_some_and(|rule| rule.k == 1 && rule.members.len() == members)
+            && state
+                .sync_rule()
+                .is_some_and(|rule| rule.k == 1 && rule.members.len() == members)
     }
 
     pub fn kill_postmaster(&self, id: NodeId) {
         let pid = self.nodes[&id].1.postmaster().borrow().expect("a running server");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("killed");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+            .expect("killed");
     }
 
     /// Ends the loops, then the servers.
@@ -116,7 +154,10 @@ impl Nodes {
         self.stop.send_replace(true);
         for (_, instance) in self.nodes.values() {
             let killer = instance.killer();
-            tokio::task::spawn_blocking(move || killer.kill(Duration::from_secs(10))).await.expect("no panic").ok();
+            tokio::task::spawn_blocking(move || killer.kill(Duration::from_secs(10)))
+                .await
+                .expect("no panic")
+                .ok();
         }
         let _ = &self.dir;
     }
@@ -176,7 +217,10 @@ fn start_node(
     let instance = Instance::open(config, credentials).expect("an instance");
     let killer = instance.killer();
     let fencer = Fencer::start(Box::new(move |deadline| {
-        killer.kill(deadline).map(|report| report.killed.len()).map_err(|failed| failed.survivors)
+        killer
+            .kill(deadline)
+            .map(|report| report.killed.len())
+            .map_err(|failed| failed.survivors)
     }))
     .expect("a thread");
     let promise = Settings::default().timing.promise();
@@ -193,7 +237,11 @@ fn start_node(
     let service = SupervisionServer::new(SupervisionService::new(node.clone(), coordinator.clone()));
     listener.set_nonblocking(true).expect("non-blocking");
     let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).expect("a listener"));
-    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(incoming),
+    );
     tokio::spawn(follow_state(node.clone(), stop.clone()));
     tokio::spawn(reporter::run(node.clone(), stop.clone()));
     tokio::spawn(node_loop::run(node.clone(), stop.clone()));
@@ -209,7 +257,10 @@ fn give_to_server(folder: &Path) {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .port()
 }
 
 /// A port whose UDP twin is free, too.

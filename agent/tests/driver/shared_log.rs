@@ -16,7 +16,9 @@ pub struct SharedLog {
 
 impl SharedLog {
     pub fn new(state: ClusterState) -> SharedLog {
-        SharedLog { state: Arc::new(watch::channel(Arc::new(state)).0) }
+        SharedLog {
+            state: Arc::new(watch::channel(Arc::new(state)).0),
+        }
     }
 
     pub fn state(&self) -> Arc<ClusterState> {
@@ -25,7 +27,8 @@ impl SharedLog {
 
     pub fn state_mut<T>(&self, change: impl FnOnce(&mut ClusterState) -> T) -> T {
         let mut answer = None;
-        self.state.send_modify(|state| answer = Some(change(Arc::make_mut(state))));
+        self.state
+            .send_modify(|state| answer = Some(change(Arc::make_mut(state))));
         answer.expect("the closure ran")
     }
 }

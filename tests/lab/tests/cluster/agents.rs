@@ -10,7 +10,11 @@ async fn a_restarted_agent_adopts_the_running_primary() -> Result<()> {
     let lab = Lab::new()?;
     let mut scene = Scene::start(&lab, "adopt", |cluster| cluster).await?;
     let first = scene.first.clone();
-    let before = scene.cluster.node(&first).postmaster_pid().context("a running server")?;
+    let before = scene
+        .cluster
+        .node(&first)
+        .postmaster_pid()
+        .context("a running server")?;
     scene.cluster.node(&first).signal_agent(Signal::SIGKILL)?;
     wait_until("the agent is gone", RECOVERY, || async {
         ensure!(scene.cluster.node(&first).agent_pid().is_none(), "it still runs");
@@ -21,7 +25,10 @@ async fn a_restarted_agent_adopts_the_running_primary() -> Result<()> {
     let primary = scene.cluster.wait_for_primary(RECOVERY).await?;
     if primary == first {
         let after = scene.cluster.node(&first).postmaster_pid();
-        ensure!(after == Some(before), "the server was restarted: {before} became {after:?}");
+        ensure!(
+            after == Some(before),
+            "the server was restarted: {before} became {after:?}"
+        );
     }
     scene.end().await?;
     Ok(())
@@ -47,8 +54,15 @@ async fn the_server_of_a_dead_agent_acknowledges_nothing_once_another_is_primary
     scene.cluster.wait_all_in_sync(RECOVERY).await?;
     let new = scene.cluster.node(&new).pg_address()?;
     let history = scene.end().await?;
-    let taken_over = history.first_ack_after(killed, Some(new)).context("the new primary acknowledged rows")?.acked;
-    let last_of_old = history.acks.iter().rev().find(|ack| ack.server == address && ack.sent > taken_over);
+    let taken_over = history
+        .first_ack_after(killed, Some(new))
+        .context("the new primary acknowledged rows")?
+        .acked;
+    let last_of_old = history
+        .acks
+        .iter()
+        .rev()
+        .find(|ack| ack.server == address && ack.sent > taken_over);
     ensure!(
         last_of_old.is_none_or(|ack| history.acks.iter().all(|other| other.timeline <= ack.timeline)),
         "the old primary acknowledged a row sent after another one had: {last_of_old:?}"
@@ -103,5 +117,7 @@ async fn every_agent_is_killed_at_once_and_no_decision_is_lost() -> Result<()> {
 async fn epoch(scene: &Scene) -> Result<u64> {
     let status = scene.cluster.node(&scene.first).http("/cluster").await?;
     let body: serde_json::Value = status.json()?;
-    body["epoch"].as_u64().with_context(|| format!("an epoch in {body}"))
+    body["epoch"]
+        .as_u64()
+        .with_context(|| format!("an epoch in {body}"))
 }

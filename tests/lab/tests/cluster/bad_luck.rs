@@ -12,7 +12,9 @@ async fn garbage_on_every_port_changes_nothing() -> Result<()> {
     let mut cluster = Cluster::builder(&lab, "garbage").timing("lan-fast").build()?;
     cluster.start().await?;
     let primary = cluster.wait_all_in_sync(RECOVERY).await?;
-    let noise: Vec<u8> = (0..20_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let noise: Vec<u8> = (0..20_000_u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
     for node in cluster.nodes() {
         for address in [node.peer_address(), node.http_address()] {
             for chunk in [&noise[..1], &noise[..100], &noise[..]] {
@@ -27,9 +29,16 @@ async fn garbage_on_every_port_changes_nothing() -> Result<()> {
             udp.send_to(&noise[..length], node.peer_address())?;
         }
     }
-    ensure!(cluster.wait_all_in_sync(RECOVERY).await? == primary, "garbage moved the primary");
+    ensure!(
+        cluster.wait_all_in_sync(RECOVERY).await? == primary,
+        "garbage moved the primary"
+    );
     for node in cluster.nodes() {
-        ensure!(node.agent_pid().is_some(), "the agent of {} died of garbage", node.name());
+        ensure!(
+            node.agent_pid().is_some(),
+            "the agent of {} died of garbage",
+            node.name()
+        );
     }
     Ok(())
 }
@@ -44,7 +53,11 @@ async fn a_data_directory_of_another_database_is_refused_and_never_touched() -> 
     let mut cluster = Cluster::builder(&lab, "foreign").timing("lan-fast").build()?;
     cluster.start().await?;
     let primary = cluster.wait_all_in_sync(RECOVERY).await?;
-    let victim = cluster.data_nodes().map(|n| n.name().to_owned()).find(|n| *n != primary).context("a standby")?;
+    let victim = cluster
+        .data_nodes()
+        .map(|n| n.name().to_owned())
+        .find(|n| *n != primary)
+        .context("a standby")?;
     cluster.node_mut(&victim).power_off()?;
     let ours = cluster.node(&victim).data_dir()?.to_owned();
     let theirs = donor.node("n1").data_dir()?.to_owned();
@@ -58,8 +71,14 @@ async fn a_data_directory_of_another_database_is_refused_and_never_touched() -> 
         Ok(())
     })
     .await?;
-    ensure!(std::fs::read(ours.join("global/pg_control"))? == before, "the foreign data directory was written to");
-    ensure!(cluster.node(&victim).postmaster_pid().is_none(), "a server was started on foreign data");
+    ensure!(
+        std::fs::read(ours.join("global/pg_control"))? == before,
+        "the foreign data directory was written to"
+    );
+    ensure!(
+        cluster.node(&victim).postmaster_pid().is_none(),
+        "a server was started on foreign data"
+    );
     Ok(())
 }
 
@@ -69,9 +88,18 @@ async fn a_damaged_raft_log_is_refused_with_the_way_back() -> Result<()> {
     let mut cluster = Cluster::builder(&lab, "damage").timing("lan-fast").build()?;
     cluster.start().await?;
     let primary = cluster.wait_all_in_sync(RECOVERY).await?;
-    let victim = cluster.data_nodes().map(|n| n.name().to_owned()).find(|n| *n != primary).context("a standby")?;
+    let victim = cluster
+        .data_nodes()
+        .map(|n| n.name().to_owned())
+        .find(|n| *n != primary)
+        .context("a standby")?;
     cluster.node_mut(&victim).power_off()?;
-    let state = cluster.node(&victim).data_dir()?.parent().context("a home")?.join("state");
+    let state = cluster
+        .node(&victim)
+        .data_dir()?
+        .parent()
+        .context("a home")?
+        .join("state");
     let log = state.join("raft.log");
     let mut bytes = std::fs::read(&log)?;
     let middle = bytes.len() / 2;
@@ -80,7 +108,10 @@ async fn a_damaged_raft_log_is_refused_with_the_way_back() -> Result<()> {
     cluster.node_mut(&victim).start().await?;
     wait_until("the agent refuses and says why", RECOVERY, || async {
         let said = cluster.node(&victim).log_tail(20);
-        ensure!(said.contains("damaged") && said.contains("move the state directory"), "{said}");
+        ensure!(
+            said.contains("damaged") && said.contains("move the state directory"),
+            "{said}"
+        );
         ensure!(cluster.node(&victim).agent_pid().is_none(), "it still runs");
         Ok(())
     })

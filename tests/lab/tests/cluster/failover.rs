@@ -9,7 +9,10 @@ use nix::sys::signal::Signal;
 async fn the_primarys_node_loses_power_and_comes_back() -> Result<()> {
     let lab = Lab::new()?;
     for bin_dir in binaries::postgres_bin_dirs()? {
-        let mut scene = Scene::start(&lab, "power", |cluster| cluster.postgres(bin_dir).timing("lan-fast")).await?;
+        let mut scene = Scene::start(&lab, "power", |cluster| {
+            cluster.postgres(bin_dir).timing("lan-fast")
+        })
+        .await?;
         let first = scene.first.clone();
         let off = scene.cluster.node_mut(&first).power_off()?;
         let second = scene.writable_after(off).await?;
@@ -24,9 +27,16 @@ async fn the_primarys_node_loses_power_and_comes_back() -> Result<()> {
 async fn the_postmaster_is_killed_and_another_node_takes_over() -> Result<()> {
     let lab = Lab::new()?;
     let scene = Scene::start(&lab, "kill", |cluster| cluster).await?;
-    let killed = scene.cluster.node(&scene.first).signal_postmaster(Signal::SIGKILL)?;
+    let killed = scene
+        .cluster
+        .node(&scene.first)
+        .signal_postmaster(Signal::SIGKILL)?;
     let second = scene.writable_after(killed).await?;
-    ensure!(second != scene.first, "two servers in sync were there to take over from {}", scene.first);
+    ensure!(
+        second != scene.first,
+        "two servers in sync were there to take over from {}",
+        scene.first
+    );
     scene.end().await?;
     Ok(())
 }
@@ -39,10 +49,17 @@ async fn a_standby_is_lost_and_the_synchronous_set_shrinks_and_grows_again() -> 
     let off = scene.cluster.node_mut(&lost).power_off()?;
     scene.cluster.wait_in_sync(1, RECOVERY).await?;
     let primary = scene.writable_after(off).await?;
-    ensure!(primary == scene.first, "the loss of a standby must not move the primary");
+    ensure!(
+        primary == scene.first,
+        "the loss of a standby must not move the primary"
+    );
     // With the set shrunk, the loss of the primary, too, is survived.
     wait_until("the synchronous set is settled", DEADLINE, || async {
-        let names = scene.cluster.node(&primary).sql("SHOW synchronous_standby_names").await?;
+        let names = scene
+            .cluster
+            .node(&primary)
+            .sql("SHOW synchronous_standby_names")
+            .await?;
         let names = names.concat().concat_names();
         ensure!(!names.contains(&format!("{lost}_e")), "{names}");
         Ok(())
@@ -85,7 +102,10 @@ async fn nothing_fails_over_by_itself_while_no_standby_is_in_sync() -> Result<()
     // A majority of the agents is gone, so the primary must stop by itself...
     let first = scene.first.clone();
     wait_until("the primary has stopped acknowledging", RECOVERY, || async {
-        ensure!(!scene.cluster.node(&first).says("/primary").await, "/primary still answers 200");
+        ensure!(
+            !scene.cluster.node(&first).says("/primary").await,
+            "/primary still answers 200"
+        );
         Ok(())
     })
     .await?;

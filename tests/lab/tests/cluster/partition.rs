@@ -26,7 +26,9 @@ async fn moved_away(scene: &Scene, old: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_primary_is_cut_off_from_everybody() -> Result<()> {
-    let Some(lab) = lab_with_network() else { return Ok(()) };
+    let Some(lab) = lab_with_network() else {
+        return Ok(());
+    };
     let scene = Scene::start(&lab, "isolated", |cluster| cluster.timing("lan-fast")).await?;
     scene.cluster.isolate(&scene.first)?;
     moved_away(&scene, &scene.first).await?;
@@ -37,7 +39,9 @@ async fn the_primary_is_cut_off_from_everybody() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_primary_is_cut_off_from_its_peers_but_not_from_its_clients() -> Result<()> {
-    let Some(lab) = lab_with_network() else { return Ok(()) };
+    let Some(lab) = lab_with_network() else {
+        return Ok(());
+    };
     let scene = Scene::start(&lab, "peers", |cluster| cluster.timing("lan-fast")).await?;
     scene.cluster.isolate_from_peers(&scene.first)?;
     moved_away(&scene, &scene.first).await?;
@@ -48,7 +52,9 @@ async fn the_primary_is_cut_off_from_its_peers_but_not_from_its_clients() -> Res
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_primary_is_heard_but_hears_nothing() -> Result<()> {
-    let Some(lab) = lab_with_network() else { return Ok(()) };
+    let Some(lab) = lab_with_network() else {
+        return Ok(());
+    };
     let scene = Scene::start(&lab, "deaf", |cluster| cluster.timing("lan-fast")).await?;
     scene.cluster.deafen(&scene.first)?;
     moved_away(&scene, &scene.first).await?;
@@ -59,7 +65,9 @@ async fn the_primary_is_heard_but_hears_nothing() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_primary_hears_but_is_not_heard() -> Result<()> {
-    let Some(lab) = lab_with_network() else { return Ok(()) };
+    let Some(lab) = lab_with_network() else {
+        return Ok(());
+    };
     let scene = Scene::start(&lab, "mute", |cluster| cluster.timing("lan-fast")).await?;
     scene.cluster.mute(&scene.first)?;
     moved_away(&scene, &scene.first).await?;

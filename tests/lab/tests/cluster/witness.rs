@@ -7,8 +7,10 @@ use lab::Lab;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_data_nodes_and_a_witness_survive_the_loss_of_the_primary() -> Result<()> {
     let lab = Lab::new()?;
-    let mut scene =
-        Scene::start(&lab, "witness", |cluster| cluster.data_nodes(2).witnesses(1).timing("lan-fast")).await?;
+    let mut scene = Scene::start(&lab, "witness", |cluster| {
+        cluster.data_nodes(2).witnesses(1).timing("lan-fast")
+    })
+    .await?;
     let first = scene.first.clone();
     let off = scene.cluster.node_mut(&first).power_off()?;
     let second = scene.writable_after(off).await?;
@@ -23,14 +25,24 @@ async fn two_data_nodes_and_a_witness_survive_the_loss_of_the_primary() -> Resul
 async fn strict_mode_lets_commits_wait_for_the_last_standby() -> Result<()> {
     let lab = Lab::new()?;
     let shape = |cluster: lab::ClusterBuilder| {
-        cluster.data_nodes(2).witnesses(1).sync_mode("strict").timing("lan-fast")
+        cluster
+            .data_nodes(2)
+            .witnesses(1)
+            .sync_mode("strict")
+            .timing("lan-fast")
     };
     let mut scene = Scene::start(&lab, "strict", shape).await?;
     let standby = scene.others[0].clone();
     let off = scene.cluster.node_mut(&standby).power_off()?;
     // Longer than quorum mode would take to go on without a standby.
-    let waited = scene.writer.wait_for_ack_after(off.plus(std::time::Duration::from_millis(100)), std::time::Duration::from_secs(8));
-    ensure!(waited.await.is_err(), "a commit was acknowledged although no standby could have it");
+    let waited = scene.writer.wait_for_ack_after(
+        off.plus(std::time::Duration::from_millis(100)),
+        std::time::Duration::from_secs(8),
+    );
+    ensure!(
+        waited.await.is_err(),
+        "a commit was acknowledged although no standby could have it"
+    );
     scene.cluster.node_mut(&standby).start().await?;
     scene.cluster.wait_in_sync(1, RECOVERY).await?;
     scene.end().await?;

@@ -141,7 +141,7 @@ impl Grant {
 }
 
 /// How long to wait before a long job that failed is tried again.
-const RETRY_JOB: Duration = Duration::from_secs(5);
+const RETRY_JOB: Duration = Duration::from_secs(2);
 
 /// Decides. See the module's text for the order.
 #[must_use]
@@ -251,5 +251,7 @@ pub fn wanted_slots(
     positions: &BTreeMap<NodeId, Lsn>,
 ) -> BTreeMap<String, Option<Lsn>> {
     let others = state.data_members().filter(|(id, _)| *id != me);
-    others.map(|(id, _)| (state.slot_name(id), positions.get(&id).copied())).collect()
+    others
+        .map(|(id, _)| (state.slot_name(id), positions.get(&id).copied()))
+        .collect()
 }

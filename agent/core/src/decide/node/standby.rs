@@ -259,16 +259,19 @@ fn copy(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction> {
     }
 }
 
-/// Whether the holder's server is writable on the epoch's own timeline, and so can be copied from. Its gate may still be
-/// shut: in `strict` mode the first row waits for a standby that does not exist before the first copy is made.
+/// Whether the holder's server is writable on the epoch's own timeline, and so can be copied from. Its gate is waited for
+/// unless its first row itself waits for a standby: in `strict` mode there is none before the first copy is made.
 fn holder_serves(view: &NodeView<'_>) -> bool {
-    view.holder
+    let row_waits_for_us = view.state.sync_rule().is_some_and(|rule| rule.k > 0);
+    let promoted = view
+        .holder
         .as_ref()
         .and_then(|report| report.pg.as_ref())
         .is_some_and(|pg| match &pg.server {
             Server::Primary(primary) => primary.position.timeline >= view.state.timeline,
             _ => false,
-        })
+        });
+    promoted && (view.state.promotion.is_some() || row_waits_for_us)
 }
 
 fn wait_for_source(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction> {
