@@ -6,6 +6,7 @@
 //!   ([`super::founding`]), and the others wait to be adopted.
 //! * Anything else: it waits, and says for whom and why.
 
+use super::config::{InitialMember, StartConfig};
 use super::founding;
 use super::identity::{FORMAT, Identity, IdentityError};
 use super::room::Room;
@@ -33,7 +34,7 @@ pub(super) async fn obtain_identity(room: &Room) -> Result<Arc<Identity>, Identi
         }
         let round = async {
             let answers = ask_around(room).await;
-            match next(room, &answers) {
+            match next(&room.config, &room.members, &room.members_hash, &answers) {
                 Next::Wait(reasons) => room.report(reasons),
                 Next::Join(addresses) => join_one_of(room, &addresses).await?,
                 Next::Found(members) => {
@@ -76,6 +77,7 @@ async fn ask_around(room: &Room) -> Answers {
     futures::future::join_all(asked).await.into_iter().collect()
 }
 
+#[derive(Debug, PartialEq)]
 enum Next {
     Wait(Vec<String>),
     /// Ask these, which belong to the cluster.
@@ -85,12 +87,12 @@ enum Next {
 }
 
 /// What follows from the answers. Touches nothing, so that each case can be tested.
-fn next(room: &Room, answers: &Answers) -> Next {
-    let me = &room.config.member.name;
+fn next(config: &StartConfig, members: &[InitialMember], members_hash: &str, answers: &Answers) -> Next {
+    let me = &config.member.name;
     let mut reasons = Vec::new();
     let mut clusters: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut unbound: Vec<(Member, bool)> = Vec::new();
-    for member in &room.members {
+    for member in members {
         let told = match answers.get(&member.name) {
             Some(Ok(told)) => told,
             Some(Err(error)) => {
@@ -103,17 +105,17 @@ fn next(room: &Room, answers: &Answers) -> Next {
             }
         };
         let at = format!("the agent at {}, where {} should be,", member.peer, member.name);
-        if told.cluster_name != room.config.cluster_name {
+        if told.cluster_name != config.cluster_name {
             reasons.push(format!(
                 "{at} is of the cluster {}, and this one of {}: correct cluster.name or cluster.members",
-                told.cluster_name, room.config.cluster_name
+                told.cluster_name, config.cluster_name
             ));
         } else if told.name != member.name {
             reasons.push(format!(
                 "{at} calls itself {}: correct node.name or cluster.members",
                 told.name
             ));
-        } else if member.name == *me && told.incarnation != room.config.incarnation {
+        } else if member.name == *me && told.incarnation != config.incarnation {
             reasons.push(format!(
                 "{at} is another one than this: two agents must not have one name, correct node.name or peer.listen"
             ));
@@ -122,7 +124,7 @@ fn next(room: &Room, answers: &Answers) -> Next {
                 .entry(told.cluster_id.clone())
                 .or_default()
                 .push(member.peer.clone());
-        } else if told.members_hash != room.members_hash {
+        } else if told.members_hash != members_hash {
             reasons.push(format!(
                 "{} has another member list: it has {}, this node has {}",
                 member.name,
@@ -131,11 +133,7 @@ fn next(room: &Room, answers: &Answers) -> Next {
                         .iter()
                         .map(|other| (&other.name, &other.peer, other.witness))
                 ),
-                list(
-                    room.members
-                        .iter()
-                        .map(|mine| (&mine.name, &mine.peer, mine.witness))
-                ),
+                list(members.iter().map(|mine| (&mine.name, &mine.peer, mine.witness))),
             ));
         } else {
             match wire::from_json::<Member>(&told.member, "member") {
@@ -157,7 +155,7 @@ fn next(room: &Room, answers: &Answers) -> Next {
     if let Some(addresses) = clusters.into_values().next() {
         return Next::Join(addresses);
     }
-    if !room.members.iter().any(|member| member.name == *me) {
+    if !members.iter().any(|member| member.name == *me) {
         reasons.push(format!(
             "no member belongs to a cluster yet, and {me} is not in its own member list: it can only join"
         ));
@@ -231,5 +229,153 @@ async fn join_one_of(room: &Room, addresses: &[String]) -> Result<(), IdentityEr
 }
 
 #[cfg(test)]
-#[path = "join_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::consensus::RaftTiming;
+    use agent_core::cluster::{MemberKind, Settings};
+
+    const HASH: &str = "the list of n1, n2 and n3";
+
+    fn members() -> Vec<InitialMember> {
+        ["n1", "n2", "n3"]
+            .map(|name| InitialMember {
+                name: name.into(),
+                peer: format!("{name}:7432"),
+                witness: false,
+            })
+            .to_vec()
+    }
+
+    fn member(name: &str) -> Member {
+        Member {
+            name: name.into(),
+            kind: MemberKind::Data,
+            peer: format!("{name}:7432"),
+            http: format!("{name}:8008"),
+            postgres: format!("{name}:5432"),
+            tags: BTreeMap::new(),
+            nofailover: false,
+        }
+    }
+
+    fn config(name: &str) -> StartConfig {
+        StartConfig {
+            state_dir: "/nowhere".into(),
+            cluster_name: "c".into(),
+            member: member(name),
+            members: members(),
+            settings: Settings::default(),
+            timing: RaftTiming::LAN,
+            incarnation: incarnation(name),
+        }
+    }
+
+    fn incarnation(name: &str) -> u64 {
+        name.bytes().map(u64::from).sum()
+    }
+
+    fn unbound(name: &str) -> HelloReply {
+        HelloReply {
+            cluster_name: "c".into(),
+            name: name.into(),
+            members_hash: HASH.into(),
+            incarnation: incarnation(name),
+            member: wire::to_json(&member(name)),
+            ..HelloReply::default()
+        }
+    }
+
+    /// What `me` does when the three answer so.
+    fn next_of(me: &str, change: impl Fn(&mut Answers)) -> Next {
+        let mut answers: Answers = ["n1", "n2", "n3"]
+            .map(|name| (name.to_owned(), Ok(unbound(name))))
+            .into();
+        change(&mut answers);
+        next(&config(me), &members(), HASH, &answers)
+    }
+
+    fn reply<'a>(answers: &'a mut Answers, name: &str) -> &'a mut HelloReply {
+        answers
+            .get_mut(name)
+            .and_then(|answer| answer.as_mut().ok())
+            .expect("there")
+    }
+
+    fn waits_because(next: Next, part: &str) {
+        match next {
+            Next::Wait(reasons) if reasons.iter().any(|reason| reason.contains(part)) => {}
+            other => panic!("not waiting because of {part:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn when_all_agree_the_first_founds_and_the_others_wait_for_it() {
+        assert_eq!(
+            next_of("n1", |_| ()),
+            Next::Found(vec![member("n1"), member("n2"), member("n3")])
+        );
+        waits_because(next_of("n2", |_| ()), "n1 founds the cluster");
+        waits_because(next_of("n3", |_| ()), "n1 founds the cluster");
+    }
+
+    #[test]
+    fn nobody_founds_while_one_is_silent_or_of_another_mind() {
+        for silent in ["n2", "n3"] {
+            let next = next_of("n1", |answers| {
+                drop(answers.insert(silent.into(), Err("connection refused".into())))
+            });
+            waits_because(next, &format!("{silent} does not answer: connection refused"));
+        }
+        waits_because(
+            next_of("n1", |answers| drop(answers.remove("n3"))),
+            "n3 was not asked yet",
+        );
+        waits_because(
+            next_of("n1", |answers| {
+                reply(answers, "n2").members_hash = "another".into()
+            }),
+            "n2 has another member list",
+        );
+        waits_because(
+            next_of("n1", |answers| reply(answers, "n2").cluster_name = "d".into()),
+            "is of the cluster d",
+        );
+        waits_because(
+            next_of("n1", |answers| reply(answers, "n2").name = "n7".into()),
+            "calls itself n7",
+        );
+        waits_because(
+            next_of("n1", |answers| reply(answers, "n1").incarnation = 99),
+            "two agents must not have one name",
+        );
+        waits_because(
+            next_of("n1", |answers| reply(answers, "n3").member = b"?".to_vec()),
+            "does not make itself clear",
+        );
+    }
+
+    #[test]
+    fn a_member_of_a_cluster_is_joined_even_while_others_are_silent() {
+        let next = next_of("n1", |answers| {
+            reply(answers, "n3").cluster_id = "id".into();
+            answers.insert("n2".into(), Err("no route".into()));
+        });
+        assert_eq!(next, Next::Join(vec!["n3:7432".into()]));
+    }
+
+    #[test]
+    fn members_of_two_clusters_are_shown_and_neither_is_joined() {
+        let next = next_of("n1", |answers| {
+            reply(answers, "n2").cluster_id = "one".into();
+            reply(answers, "n3").cluster_id = "two".into();
+        });
+        waits_because(next, "n3:7432 belong to the cluster two");
+    }
+
+    #[test]
+    fn a_node_outside_the_list_only_joins() {
+        waits_because(next_of("n9", |_| ()), "it can only join");
+        let joined = next_of("n9", |answers| reply(answers, "n1").cluster_id = "id".into());
+        assert_eq!(joined, Next::Join(vec!["n1:7432".into()]));
+    }
+}

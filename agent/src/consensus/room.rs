@@ -11,7 +11,7 @@ use super::network::Network;
 use super::node::Node;
 use super::rpc::RaftRpc;
 use super::state_machine::{StateMachine, StateView};
-use super::store::{LogStore, OpenError, SNAPSHOT_FILE, StateDir};
+use super::store::{Directory, LogStore, OpenError, SNAPSHOT_FILE, StateDir};
 use super::supervisor::{self, RaftHealth};
 use super::types::{Raft, RaftNode};
 use std::collections::BTreeMap;
@@ -61,10 +61,19 @@ impl ConsensusRoom {
     /// node's. Each error says what to do.
     pub fn open(config: StartConfig) -> Result<ConsensusRoom, OpenError> {
         let directory = StateDir::open(&config.state_dir)?;
+        ConsensusRoom::open_in(config, Box::new(directory))
+    }
+
+    /// As [`ConsensusRoom::open`], with the log and the snapshot in `directory`: a test's own, which may be slow or
+    /// fail.
+    ///
+    /// # Errors
+    /// As [`ConsensusRoom::open`].
+    pub fn open_in(config: StartConfig, directory: Box<dyn Directory>) -> Result<ConsensusRoom, OpenError> {
         let card = IdentityCard::open(&config.state_dir, &config.member.name)?;
         let identity = card.get();
         // The log is there before a node can get an identity: one that is missing later was lost.
-        let (store, worker, snapshot) = LogStore::open(Box::new(directory), identity.is_none())?;
+        let (store, worker, snapshot) = LogStore::open(directory, identity.is_none())?;
         let fresh = snapshot.is_none() && store.content().is_fresh();
         identity::check_against_log(&config.state_dir, identity.as_deref(), fresh)?;
         let (machine, view) =

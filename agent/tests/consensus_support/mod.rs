@@ -1,16 +1,18 @@
 //! Agents' consensus on loopback, several in one process: each with its own state directory, port and gRPC server.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use agent::consensus::store::OpenError;
+use agent::consensus::store::{AppendFile, Directory, OpenError, StateDir};
 use agent::consensus::{
     ConsensusHandle, ConsensusRoom, InitialMember, RaftTiming, StartConfig, StartError, peer_server,
 };
 use agent::ports::Consensus;
 use agent_core::cluster::{Applied, Command, Member, MemberKind, Settings};
 use agent_core::time::WallTime;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -91,7 +93,23 @@ impl Home {
     }
 
     pub fn start_with(&mut self, config: StartConfig) -> Agent {
-        let room = open_when_free(config);
+        let room = open_when_free(&config);
+        self.start_room(room)
+    }
+
+    /// Starts an agent's consensus whose log lies on `disk`.
+    pub fn start_on(&mut self, members: &[InitialMember], disk: &FaultyDisk) -> Agent {
+        let config = self.config(members);
+        let state_dir = open_until_free(|| StateDir::open(&config.state_dir));
+        let directory = FaultyDirectory {
+            real: state_dir,
+            disk: disk.clone(),
+        };
+        let room = ConsensusRoom::open_in(config, Box::new(directory)).expect("opens");
+        self.start_room(room)
+    }
+
+    fn start_room(&mut self, room: ConsensusRoom) -> Agent {
         let listener = self.port.take().unwrap_or_else(|| bind_again(self.address));
         listener.set_nonblocking(true).expect("nonblocking");
         let service = peer_server(room.rpc());
@@ -133,12 +151,16 @@ impl Home {
     }
 }
 
+fn open_when_free(config: &StartConfig) -> ConsensusRoom {
+    open_until_free(|| ConsensusRoom::open(config.clone()))
+}
+
 /// The directory of an agent that was killed is free a moment later, when its writer has noticed.
-fn open_when_free(config: StartConfig) -> ConsensusRoom {
+fn open_until_free<T>(open: impl Fn() -> Result<T, OpenError>) -> T {
     let until = std::time::Instant::now() + PATIENCE;
     loop {
-        match ConsensusRoom::open(config.clone()) {
-            Ok(room) => return room,
+        match open() {
+            Ok(opened) => return opened,
             Err(OpenError::InUse { .. }) if std::time::Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -158,6 +180,79 @@ fn bind_again(address: SocketAddr) -> TcpListener {
             Err(error) if std::time::Instant::now() > until => panic!("{address}: {error}"),
             Err(_) => std::thread::sleep(Duration::from_millis(10)),
         }
+    }
+}
+
+/// What ails a disk.
+#[derive(Clone, Default)]
+pub struct FaultyDisk(Arc<Mutex<Ailment>>);
+
+#[derive(Clone, Copy, Default)]
+struct Ailment {
+    sync_takes: Duration,
+    full: bool,
+}
+
+impl FaultyDisk {
+    pub fn syncs_take(&self, time: Duration) {
+        self.0.lock().expect("no panic").sync_takes = time;
+    }
+
+    pub fn is_full(&self) {
+        self.0.lock().expect("no panic").full = true;
+    }
+
+    fn suffer(&self) -> io::Result<()> {
+        let ailment = *self.0.lock().expect("no panic");
+        std::thread::sleep(ailment.sync_takes);
+        if ailment.full {
+            Err(io::ErrorKind::StorageFull.into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+struct FaultyDirectory {
+    real: StateDir,
+    disk: FaultyDisk,
+}
+
+impl Directory for FaultyDirectory {
+    fn read(&mut self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        self.real.read(name)
+    }
+    fn replace(&mut self, name: &str, contents: &[u8]) -> io::Result<()> {
+        self.disk.suffer()?;
+        self.real.replace(name, contents)
+    }
+    fn open_to_append(&mut self, name: &str) -> io::Result<Box<dyn AppendFile>> {
+        let real = self.real.open_to_append(name)?;
+        Ok(Box::new(FaultyFile {
+            real,
+            disk: self.disk.clone(),
+        }))
+    }
+    fn show(&self, name: &str) -> String {
+        self.real.show(name)
+    }
+}
+
+struct FaultyFile {
+    real: Box<dyn AppendFile>,
+    disk: FaultyDisk,
+}
+
+impl AppendFile for FaultyFile {
+    fn cut(&mut self, len: u64) -> io::Result<()> {
+        self.real.cut(len)
+    }
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.real.append(bytes)
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        self.disk.suffer()?;
+        self.real.sync()
     }
 }
 
