@@ -2,11 +2,14 @@
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
+use crate::DEADLINE;
 use crate::children::{self, Lifetime};
 use crate::condition::wait_until;
 use crate::lab::Lab;
@@ -37,7 +40,8 @@ pub struct Backend {
 }
 
 impl Haproxy {
-    /// Starts the proxy; it may take a check's time until it knows who is primary.
+    /// Starts the proxy and waits until it has asked every server for its role: before that it takes all of them for
+    /// primaries.
     ///
     /// # Errors
     /// HAProxy is not installed, or refuses the configuration.
@@ -69,9 +73,9 @@ impl Haproxy {
             read_write,
             read_only,
         };
-        wait_until("HAProxy listens", Duration::from_secs(10), || {
+        wait_until("HAProxy knows every server's role", DEADLINE, || {
             let ended = proxy.process.try_wait();
-            let log = dir.join("haproxy.log");
+            let (log, socket) = (dir.join("haproxy.log"), socket.clone());
             async move {
                 if let Some(status) = ended? {
                     bail!(
@@ -79,10 +83,7 @@ impl Haproxy {
                         fs::read_to_string(log).unwrap_or_default()
                     );
                 }
-                tokio::net::TcpStream::connect(read_write)
-                    .await
-                    .map(drop)
-                    .context("nobody listens")
+                all_checked(&statistics(&socket).await?)
             }
         })
         .await?;
@@ -105,9 +106,61 @@ impl Drop for Haproxy {
     }
 }
 
+/// What the admin socket says of each server, in CSV.
+async fn statistics(socket: &Path) -> Result<String> {
+    let mut stream = UnixStream::connect(socket)
+        .await
+        .context("nobody listens at the admin socket")?;
+    stream.write_all(b"show stat\n").await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+/// An error unless every server of the backend `primary` is down, or up for a reason.
+fn all_checked(csv: &str) -> Result<()> {
+    let mut lines = csv.lines();
+    let names: Vec<&str> = lines
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("# ")
+        .split(',')
+        .collect();
+    let column = |name: &str| {
+        names
+            .iter()
+            .position(|n| *n == name)
+            .with_context(|| format!("no column {name}"))
+    };
+    let (proxy, server, status, check) = (
+        column("pxname")?,
+        column("svname")?,
+        column("status")?,
+        column("check_status")?,
+    );
+    let mut seen = 0;
+    for line in lines {
+        let fields: Vec<&str> = line.split(',').collect();
+        let field = |i: usize| fields.get(i).copied().unwrap_or_default();
+        if field(proxy) != "primary" || field(server) == "BACKEND" {
+            continue;
+        }
+        seen += 1;
+        // "UP 1/2" is on its way down.
+        if field(status) != "DOWN" && (field(status), field(check)) != ("UP", "L7OK") {
+            bail!("{} is {} ({})", field(server), field(status), field(check));
+        }
+    }
+    if seen == 0 {
+        bail!("it knows no servers yet")
+    } else {
+        Ok(())
+    }
+}
+
 /// Debian installs it where only root's path leads.
 fn program() -> &'static str {
-    if std::path::Path::new("/usr/sbin/haproxy").exists() {
+    if Path::new("/usr/sbin/haproxy").exists() {
         "/usr/sbin/haproxy"
     } else {
         "haproxy"
@@ -156,6 +209,20 @@ fn adapted(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_was_not_asked_yet_is_not_known() {
+        let csv = |a: &str, b: &str| {
+            format!(
+                "# pxname,svname,status,check_status,\nprimary,a,{a},\nprimary,b,{b},\nprimary,BACKEND,UP,,\n"
+            )
+        };
+        assert!(all_checked(&csv("UP,L7OK", "DOWN,L7STS")).is_ok());
+        assert!(all_checked(&csv("DOWN,L4CON", "DOWN,L7STS")).is_ok());
+        assert!(all_checked(&csv("UP,L7OK", "UP 1/2,L7STS")).is_err());
+        assert!(all_checked(&csv("UP,INI", "UP,INI")).is_err());
+        assert!(all_checked("# pxname,svname,status,check_status,\n").is_err());
+    }
 
     #[test]
     fn the_shipped_file_is_adapted_in_each_place() {

@@ -7,19 +7,19 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid, User};
+use nix::unistd::Uid;
 
-use crate::DEADLINE;
 use crate::children::{self, Lifetime};
 use crate::clock::Mono;
-use crate::condition::wait_until;
 use crate::network::{End, Network, PortOfHost};
+use crate::os_user::OsUser;
 use crate::processes::{self, ProcessInfo};
+use crate::program::{Program, lock};
 
 /// What init runs. A private `/dev/shm` takes the server's shared memory with it when the power goes; `wait` reaps
 /// adopted orphans while `sleep` keeps it from ever having nothing to wait for.
@@ -196,10 +196,7 @@ impl Host {
         if let Some(running) = &self.running {
             lock(&running.parents).push(Arc::clone(&nsenter));
         }
-        Ok(Program {
-            name: program.display().to_string(),
-            nsenter,
-        })
+        Ok(Program::new(program.display().to_string(), nsenter))
     }
 
     /// Runs a program on the host to its end and returns its standard output.
@@ -338,141 +335,5 @@ impl Drop for Host {
         {
             eprintln!("lab: {e:#}");
         }
-    }
-}
-
-/// A program started on a host.
-#[derive(Debug)]
-pub struct Program {
-    name: String,
-    /// The program's parent outside: it waits for it and passes its exit status on.
-    nsenter: Arc<Mutex<Child>>,
-}
-
-impl Program {
-    fn parent(&self) -> i32 {
-        lock(&self.nsenter).id() as i32
-    }
-
-    /// The program's own process id, outside; `None` once it has ended.
-    pub fn pid(&self) -> Option<i32> {
-        let child = processes::children_of(self.parent())
-            .into_iter()
-            .find(ProcessInfo::alive)?;
-        Some(child.pid)
-    }
-
-    /// How the program ended; `None` while it runs.
-    ///
-    /// # Errors
-    /// It is not ours to wait for (a bug of the lab).
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        lock(&self.nsenter)
-            .try_wait()
-            .with_context(|| format!("cannot wait for {}", self.name))
-    }
-
-    /// Sends a signal to the program itself (not to its children).
-    ///
-    /// # Errors
-    /// The program has ended.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = self
-            .pid()
-            .with_context(|| format!("{} is not running", self.name))?;
-        processes::signal(pid, signal)?;
-        if signal == Signal::SIGCONT || signal == Signal::SIGKILL {
-            // nsenter stops itself along with its child, and must run again to reap it.
-            processes::signal(self.parent(), Signal::SIGCONT)?;
-        }
-        Ok(())
-    }
-
-    /// Waits until the program has ended by itself.
-    ///
-    /// # Errors
-    /// It still runs after the lab's general deadline.
-    pub async fn wait(&mut self) -> Result<ExitStatus> {
-        let name = self.name.clone();
-        let this = std::cell::RefCell::new(self);
-        wait_until(&format!("{name} ends"), DEADLINE, || {
-            let ended = this.borrow_mut().ended();
-            async move { ended?.context("it still runs") }
-        })
-        .await
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The account that programs run under.
-#[derive(Clone, Debug)]
-pub struct OsUser {
-    /// Its name: `postgres`.
-    pub name: String,
-    /// Its user id.
-    pub uid: Uid,
-    /// Its primary group.
-    pub gid: Gid,
-}
-
-impl OsUser {
-    /// The account this process runs under.
-    ///
-    /// # Errors
-    /// It has no name in the user database.
-    pub fn current() -> Result<OsUser> {
-        let user = User::from_uid(Uid::effective()).context("cannot read the user database")?;
-        let user =
-            user.with_context(|| format!("user {} has no name; initdb would refuse it", Uid::effective()))?;
-        Ok(OsUser {
-            name: user.name,
-            uid: user.uid,
-            gid: user.gid,
-        })
-    }
-
-    /// The account for servers, which refuse to run as root: ours if we are not root, else `postgres` if it exists,
-    /// else `nobody`.
-    ///
-    /// # Errors
-    /// None of these is in the user database.
-    pub fn for_servers() -> Result<OsUser> {
-        if !Uid::effective().is_root() {
-            return OsUser::current();
-        }
-        for name in ["postgres", "nobody"] {
-            if let Some(user) = User::from_name(name).context("cannot read the user database")? {
-                return Ok(OsUser {
-                    name: user.name,
-                    uid: user.uid,
-                    gid: user.gid,
-                });
-            }
-        }
-        bail!("neither user postgres nor user nobody exists; run scripts/install-deps")
-    }
-
-    /// Makes `dir` (its parents must exist), owned by this user, readable by all: a server cannot use a folder
-    /// below one that it may not enter.
-    ///
-    /// # Errors
-    /// It cannot be made or given away.
-    pub fn make_dir(&self, dir: &Path) -> Result<()> {
-        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-        let failed = || format!("cannot make {} for user {}", dir.display(), self.name);
-        if !dir.exists() {
-            fs::DirBuilder::new()
-                .mode(0o755)
-                .create(dir)
-                .with_context(failed)?;
-            fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).with_context(failed)?;
-        }
-        if Uid::effective().is_root() {
-            nix::unistd::chown(dir, Some(self.uid), Some(self.gid)).with_context(failed)?;
-        }
-        Ok(())
     }
 }

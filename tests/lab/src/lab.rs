@@ -11,8 +11,9 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::children::Lifetime;
-use crate::host::{Host, OsUser};
+use crate::host::Host;
 use crate::network::Network;
+use crate::os_user::OsUser;
 
 /// A place for one or more clusters. Clones are the same lab; the last one to go, hosts included, cleans up.
 #[derive(Clone, Debug)]

@@ -53,12 +53,15 @@ mod condition;
 mod haproxy;
 mod host;
 pub mod http;
+mod interrupt;
 mod lab;
 mod network;
 mod node;
 pub mod node_config;
+mod os_user;
 mod ports;
 pub mod processes;
+mod program;
 pub mod sql;
 mod workload;
 
@@ -68,11 +71,14 @@ pub use clock::Mono;
 pub use cluster::{Cluster, ClusterBuilder};
 pub use condition::wait_until;
 pub use haproxy::{Backend, Haproxy};
-pub use host::{Host, OsUser, Program};
+pub use host::Host;
+pub use interrupt::interrupted;
 pub use lab::Lab;
 pub use network::{End, Network, PortOfHost};
 pub use node::Node;
+pub use os_user::OsUser;
 pub use ports::free_port;
+pub use program::Program;
 pub use workload::{Ack, Gap, History, Target, Verdict, Writer, WriterOptions, verify};
 
 /// How long anything may take that takes a moment on an idle machine: far longer, for machines that are not idle.

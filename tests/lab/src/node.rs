@@ -9,9 +9,11 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
 use crate::clock::Mono;
-use crate::host::{Host, OsUser, Program};
+use crate::host::Host;
 use crate::http::{self, Response};
 use crate::node_config::NodeConfig;
+use crate::os_user::OsUser;
+use crate::program::Program;
 use crate::{binaries, processes, sql};
 
 /// How long a health endpoint may take before a look counts as failed.

@@ -98,3 +98,42 @@ impl NodeConfig {
         Ok(toml::to_string(self)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_witness_has_no_server_and_says_so() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 7001));
+        let member = |name: &str, witness| Member {
+            name: name.to_owned(),
+            peer: address,
+            witness,
+        };
+        let config = NodeConfig {
+            node: NodeSection {
+                name: "w1".to_owned(),
+                state_dir: "/x/state".into(),
+            },
+            cluster: ClusterSection {
+                name: "demo".to_owned(),
+                members: vec![member("n1", false), member("w1", true)],
+            },
+            peer: Listen { listen: address },
+            http: Listen { listen: address },
+            postgres: None,
+            bootstrap: BootstrapSection {
+                timing: "default".to_owned(),
+                sync_mode: "quorum".to_owned(),
+            },
+        };
+        let text = config.to_toml().expect("has a form in TOML");
+        let read: toml::Table = text.parse().expect("is TOML");
+        assert!(!read.contains_key("postgres"), "{text}");
+        let members = read["cluster"]["members"].as_array().expect("a list");
+        assert_eq!(members[1]["witness"].as_bool(), Some(true));
+        assert!(members[0].get("witness").is_none(), "{text}");
+        assert_eq!(read["peer"]["listen"].as_str(), Some("127.0.0.1:7001"));
+    }
+}

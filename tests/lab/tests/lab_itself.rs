@@ -1,88 +1,14 @@
 //! The lab's own promises, with plain PostgreSQL servers and no agent: power cuts, cuts in the network, clients that
 //! remember. What the lab says of a cluster is worth no more than this.
 
-use std::net::{IpAddr, SocketAddr};
+mod plain;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use lab::{DEADLINE, Host, Lab, Program, Target, Writer, WriterOptions, binaries, sql, verify, wait_until};
+use lab::{DEADLINE, Lab, Program, Target, Writer, WriterOptions, sql, verify, wait_until};
 use nix::sys::signal::Signal;
-
-/// A server without an agent, on a host of its own.
-struct Plain {
-    lab: Lab,
-    host: Host,
-    bin_dir: PathBuf,
-    address: SocketAddr,
-    server: Option<Program>,
-}
-
-impl Plain {
-    async fn new(lab: &Lab, name: &str) -> Result<Plain> {
-        let host = lab.host(name)?;
-        let address = SocketAddr::new(IpAddr::V4(host.ip()), lab.port_for(5432)?);
-        let bin_dir = binaries::newest_postgres()?;
-        let mut plain = Plain {
-            lab: lab.clone(),
-            host,
-            bin_dir,
-            address,
-            server: None,
-        };
-        plain.host.power_on().await?;
-        let data = plain.data().display().to_string();
-        plain.run(
-            "initdb",
-            &[
-                "-D",
-                &data,
-                "-U",
-                "postgres",
-                "-A",
-                "trust",
-                "-N",
-                "--locale=C.UTF-8",
-            ],
-        )?;
-        std::fs::write(plain.data().join("pg_hba.conf"), "host all all all trust\n")?;
-        plain.start().await?;
-        Ok(plain)
-    }
-
-    fn data(&self) -> PathBuf {
-        self.host.dir().join("data")
-    }
-
-    fn run(&self, program: &str, args: &[&str]) -> Result<String> {
-        self.host
-            .output(self.lab.servers_run_as(), &self.bin_dir.join(program), args)
-    }
-
-    async fn start(&mut self) -> Result<()> {
-        self.host.power_on().await?;
-        let data = self.data().display().to_string();
-        let (ip, port) = (self.address.ip().to_string(), self.address.port().to_string());
-        let args = [
-            "-D",
-            &data,
-            "-c",
-            "unix_socket_directories=",
-            "-h",
-            &ip,
-            "-p",
-            &port,
-        ];
-        let log = self.lab.dir().join(format!("{}.log", self.host.name()));
-        let postgres = self.bin_dir.join("postgres");
-        self.server = Some(self.host.run(self.lab.servers_run_as(), &log, &postgres, &args)?);
-        let up = wait_until("the server answers", DEADLINE, || {
-            sql::value(self.address, "SELECT 1")
-        })
-        .await;
-        up.map(drop)
-            .with_context(|| std::fs::read_to_string(log).unwrap_or_default())
-    }
-}
+use plain::Plain;
 
 fn exists(path: &Path) -> bool {
     path.try_exists().unwrap_or(true)

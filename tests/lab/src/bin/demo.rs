@@ -44,7 +44,7 @@ async fn main() -> ExitCode {
     // Ctrl-C ends the story early, with everything cleaned up on the way out as after a failure.
     let told = tokio::select! {
         told = tell(&args) => told,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        why = lab::interrupted() => Err(why),
     };
     match told {
         Ok(()) => ExitCode::SUCCESS,

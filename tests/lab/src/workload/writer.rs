@@ -184,10 +184,10 @@ impl Writer {
     }
 
     /// Ends the clients, letting statements under way come to their end, and tells what they saw.
-    pub async fn stop(self) -> History {
+    pub async fn stop(mut self) -> History {
         // Nobody listens only if every client has panicked already: the join below tells.
         let _ = self.stop.send(true);
-        for client in self.clients {
+        for client in std::mem::take(&mut self.clients) {
             if let Err(e) = client.await
                 && e.is_panic()
             {
@@ -206,6 +206,13 @@ impl Writer {
             unknown: std::mem::take(&mut entries.unknown),
             failures: std::mem::take(&mut entries.failures),
         }
+    }
+}
+
+/// Clients that nobody will ask for their history must not go on writing.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.clients.iter().for_each(JoinHandle::abort);
     }
 }
 

@@ -51,6 +51,9 @@ struct Args {
     /// How long a frozen agent is watched, in seconds.
     #[arg(long, default_value_t = 60)]
     frozen_for: u64,
+    /// How long a whole cluster is left alone before each fault, in seconds.
+    #[arg(long, default_value_t = 35)]
+    settle: u64,
     /// Where the figures go.
     #[arg(long, default_value = "bench/results/failover.json")]
     out: PathBuf,
@@ -74,7 +77,7 @@ async fn main() -> ExitCode {
     let args = Args::parse();
     let done = tokio::select! {
         done = compare(&args) => done,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        why = lab::interrupted() => Err(why),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -105,6 +108,7 @@ async fn compare(args: &Args) -> Result<()> {
     let plan = Plan {
         scenarios: args.scenarios.clone(),
         frozen_for: Duration::from_secs(args.frozen_for),
+        settle: Duration::from_secs(args.settle),
     };
     let conditions = conditions::Conditions::here(&postgres, patroni.as_deref(), args.runs);
     let mut samples = Samples::default();

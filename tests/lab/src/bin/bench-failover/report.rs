@@ -46,15 +46,20 @@ pub fn write(file: &Path, conditions: &Conditions, samples: &Samples) -> Result<
 /// Prints medians side by side, each pair with its ratio.
 pub fn print(samples: &Samples) {
     let summaries = samples.summaries();
-    let systems = PAIRS.map(|(ours, theirs)| [ours, theirs]);
+    let took_part = |system: &str| summaries.iter().any(|summary| summary.system == system);
+    let systems: Vec<[&str; 2]> = PAIRS.map(|(ours, theirs)| [ours, theirs]).into();
+    let systems: Vec<[&str; 2]> = systems
+        .into_iter()
+        .filter(|pair| pair.iter().any(|s| took_part(s)))
+        .collect();
     print!("{:52}", "median");
-    for [ours, theirs] in systems {
+    for [ours, theirs] in &systems {
         print!("{ours:>16}{theirs:>16}{:>8}", "ratio");
     }
     println!();
     for (measure, unit) in measures(&summaries) {
         print!("{:52}", format!("{measure} [{unit}]"));
-        for [ours, theirs] in systems {
+        for [ours, theirs] in &systems {
             print!(
                 "{:>16}{:>16}",
                 cell(&summaries, &measure, ours),

@@ -39,6 +39,9 @@ pub struct Plan {
     pub scenarios: Vec<Scenario>,
     /// How long a frozen agent is watched.
     pub frozen_for: Duration,
+    /// How long a whole cluster is left alone before each fault: a manager may put off a failover that follows too soon
+    /// on another change, and that is not what is measured here.
+    pub settle: Duration,
 }
 
 /// Starts the system from nothing and runs the plan.
@@ -61,22 +64,53 @@ async fn run_all<S: System>(system: &mut S, plan: &Plan, samples: &mut Samples) 
     );
     Writer::prepare(system.servers()[primary]).await?;
     for scenario in &plan.scenarios {
-        match scenario {
-            Scenario::Footprint => footprint::measure(system, samples).await?,
-            Scenario::Health => {
-                health_load::measure(system.health()[in_sync(system).await?], system, samples).await?
-            }
-            Scenario::Switchover => switchover(system, samples).await?,
-            Scenario::PostmasterKill => postmaster_kill(system, samples).await?,
-            Scenario::NodeKill => node_kill(system, samples).await?,
-            Scenario::AgentFrozen => agent_frozen(system, plan.frozen_for, samples).await?,
+        if let Err(e) = one(*scenario, system, plan, samples).await {
+            eprintln!("   {scenario:?} failed: {e:#}");
+            samples.failed(&format!("{scenario:?}: {e:#}"));
+            // The next scenario is measured all the same, if the system comes back by itself.
+            in_sync(system)
+                .await
+                .with_context(|| format!("after {scenario:?}"))?;
         }
     }
     Ok(())
 }
 
+async fn one<S: System>(
+    scenario: Scenario,
+    system: &mut S,
+    plan: &Plan,
+    samples: &mut Samples,
+) -> Result<()> {
+    match scenario {
+        Scenario::Footprint => footprint::measure(system, samples).await,
+        Scenario::Health => {
+            health_load::measure(system.health()[in_sync(system).await?], system, samples).await
+        }
+        Scenario::Switchover => switchover(system, samples).await,
+        Scenario::PostmasterKill => {
+            settle(system, plan).await?;
+            postmaster_kill(system, samples).await
+        }
+        Scenario::NodeKill => {
+            settle(system, plan).await?;
+            node_kill(system, samples).await
+        }
+        Scenario::AgentFrozen => {
+            settle(system, plan).await?;
+            agent_frozen(system, plan.frozen_for, samples).await
+        }
+    }
+}
+
 async fn in_sync<S: System>(system: &S) -> Result<usize> {
     wait_until("all three are in sync", PATIENCE, || system.in_sync()).await
+}
+
+async fn settle<S: System>(system: &S, plan: &Plan) -> Result<()> {
+    in_sync(system).await?;
+    tokio::time::sleep(plan.settle).await;
+    in_sync(system).await.map(drop)
 }
 
 async fn switchover<S: System>(system: &mut S, samples: &mut Samples) -> Result<()> {
@@ -248,7 +282,10 @@ fn count_lost(what: &str, verdict: &Verdict, samples: &mut Samples) {
         verdict.lost.len() as f64,
     );
     if !verdict.duplicates.is_empty() || !verdict.never_sent.is_empty() {
-        eprintln!("   rows doubled or made up: {verdict:?}");
+        let (doubled, made_up) = (verdict.duplicates.len(), verdict.never_sent.len());
+        samples.failed(&format!(
+            "{what}: {doubled} rows were doubled, {made_up} rows were made up"
+        ));
     }
 }
 
