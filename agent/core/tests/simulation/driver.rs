@@ -303,7 +303,7 @@ impl World {
             NodeAction::Checkpoint { request } => {
                 if !self.agent(node).checkpointing {
                     self.agent(node).checkpointing = true;
-                    let delay = self.rng.mostly_short(10 * MS, 500 * MS);
+                    let delay = self.takes(10 * MS, 500 * MS);
                     self.agent_after(node, delay, Timer::CheckpointMade { request });
                 }
             }
@@ -348,7 +348,7 @@ impl World {
                     self.agent(node).memory.broken = true;
                     self.nodes[node].disk.broken = true;
                 }
-                self.rng.mostly_short(100 * MS, 1_500 * MS)
+                self.takes(100 * MS, 1_500 * MS)
             }
             NodeAction::Configure { conf, .. } => self.reload_server(node, conf) + 1,
             NodeAction::Promote { grant } => {
@@ -363,7 +363,7 @@ impl World {
                 if !holds {
                     return;
                 }
-                let delay = self.rng.mostly_short(15 * MS, 160 * MS);
+                let delay = self.takes(15 * MS, 160 * MS);
                 self.server_after(node, delay, Step::Promoted { epoch, timeline });
                 delay + 1
             }
@@ -372,7 +372,7 @@ impl World {
                 let server = &mut self.nodes[node].server;
                 server.run = Run::Stopping;
                 server.waiting.clear();
-                let delay = self.rng.mostly_short(15 * MS, 300 * MS);
+                let delay = self.takes(15 * MS, 300 * MS);
                 self.server_after(node, delay, Step::Stopped { epoch });
                 delay + 1
             }

@@ -1,11 +1,13 @@
 //! The nemesis and the operator: what goes wrong, what is ordered, and how all of it ends.
 
 use crate::clock::{MS, Time};
+use crate::exam::Exam;
+use crate::network::Datagrams;
 use crate::plan::{Fault, timing};
 use crate::postgres::Who;
 use crate::raft::{id, index};
 use crate::world::{Event, World};
-use agent_core::cluster::{Command, MemberKind, Settings, SyncMode};
+use agent_core::cluster::{Command, Settings, SyncMode};
 use agent_core::ids::{NodeId, RequestId};
 use agent_core::time::WallTime;
 use std::collections::BTreeSet;
@@ -19,6 +21,7 @@ pub enum Trouble {
     HealNet,
     Resume,
     MaintenanceOff { node: usize },
+    ExamEnds,
 }
 
 impl World {
@@ -38,8 +41,16 @@ impl World {
     }
 
     pub fn on_trouble(&mut self, trouble: Trouble) {
+        // What earlier faults left behind must not mend the last one.
+        if matches!(self.exam, Exam::Running { .. }) && !matches!(trouble, Trouble::ExamEnds) {
+            return;
+        }
         match trouble {
-            Trouble::HealAll => self.heal_all(),
+            Trouble::HealAll => {
+                self.heal_all();
+                self.after(0, Event::Converged);
+            }
+            Trouble::ExamEnds => self.end_exam(),
             Trouble::StartAgent { node } => {
                 if self.nodes[node].agent.is_none() {
                     self.start_agent(node);
@@ -123,7 +134,11 @@ impl World {
             Fault::SlowDisk => self.nodes[node].slow_until = self.now + soon,
             Fault::ApplyLag => self.nodes[node].lag_until = self.now + soon,
             Fault::ServerHang => self.nodes[node].server.hung_until = self.now + soon,
+            Fault::Datagrams => self.treat_datagrams(node, soon),
             Fault::Voters => {
+                if self.rng.chance(500) {
+                    self.nodes[node].lag_until = self.now + soon;
+                }
                 let all: Vec<usize> = (0..self.nodes.len()).collect();
                 let mut voters: BTreeSet<NodeId> = BTreeSet::new();
                 while voters.len() < 3 {
@@ -256,6 +271,23 @@ impl World {
         }
     }
 
+    /// Renewals and their answers fare badly; everything else goes through.
+    fn treat_datagrams(&mut self, node: usize, soon: Time) {
+        let mut how = || match self.rng.below(4) {
+            0 => Datagrams::Pass,
+            1 | 2 => Datagrams::Drop,
+            _ => Datagrams::Delay(self.rng.between(20, 700) * MS),
+        };
+        let (out, back) = (how(), how());
+        for other in 0..self.nodes.len() {
+            self.net.treat_datagrams(node, other, out);
+            self.net.treat_datagrams(other, node, back);
+        }
+        if self.rng.chance(500) {
+            self.after(soon, Event::Trouble(Trouble::HealNet));
+        }
+    }
+
     fn cut(&mut self, fault: Fault, node: usize, soon: Time) {
         let count = self.nodes.len();
         match fault {
@@ -297,7 +329,7 @@ impl World {
     }
 
     /// The last fault is over: from here on the cluster must get well by itself.
-    fn heal_all(&mut self) {
+    pub fn heal_all(&mut self) {
         self.note(|| "--- healed".to_owned());
         self.healed = true;
         self.net.heal();
@@ -311,10 +343,13 @@ impl World {
                 self.start_agent(node);
             }
         }
-        self.after(0, Event::Converged);
     }
 
     pub fn look_whether_whole(&mut self) {
+        self.after(200 * MS, Event::Converged);
+        if matches!(self.exam, Exam::Running { .. }) {
+            return;
+        }
         self.finish_voters();
         if self.raft.newest().pause.is_some() {
             self.on_trouble(Trouble::Resume);
@@ -322,18 +357,15 @@ impl World {
         for node in self.raft.newest().maintenance.clone() {
             self.on_trouble(Trouble::MaintenanceOff { node: index(node) });
         }
-        let data = self
-            .nodes
-            .iter()
-            .filter(|node| node.kind == MemberKind::Data)
-            .count();
-        let why = self.why_not_whole();
-        let acknowledged = self.checks.acknowledged.len();
-        match self.checks.whole_at {
-            Some(before) if why.is_empty() && acknowledged > before + data => self.done = true,
-            Some(_) if why.is_empty() => {}
-            _ => self.checks.whole_at = why.is_empty().then_some(acknowledged),
+        if !self.why_not_whole().is_empty() {
+            self.checks.whole_at = None;
+            return;
         }
-        self.after(200 * MS, Event::Converged);
+        // It serves only if new commits are acknowledged, too.
+        let acknowledged = self.checks.acknowledged.len();
+        let before = *self.checks.whole_at.get_or_insert(acknowledged);
+        if acknowledged > before + self.nodes.len() && !self.begin_exam() {
+            self.done = true;
+        }
     }
 }

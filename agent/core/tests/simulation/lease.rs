@@ -330,7 +330,7 @@ impl World {
         let disk = if self.nodes[node].slow_until > self.now {
             self.rng.between(50, 800) * MS
         } else {
-            self.rng.mostly_short(MS, 15 * MS)
+            self.takes(MS, 15 * MS)
         };
         let agent = self.agent(node);
         agent.voter.release(next);

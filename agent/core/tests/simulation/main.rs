@@ -11,6 +11,7 @@ mod checks;
 mod clock;
 mod coordinator;
 mod driver;
+mod exam;
 mod faults;
 mod lease;
 mod mutants;

@@ -3,10 +3,20 @@
 use crate::clock::{MS, Time};
 use crate::rng::Rng;
 
+/// A firewall's or a full queue's idea of UDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Datagrams {
+    Pass,
+    Drop,
+    Delay(Time),
+}
+
 #[derive(Debug, Clone)]
 pub struct Network {
     nodes: usize,
     cut: Vec<bool>,
+    /// What happens to datagrams, and to nothing else, on their way from one node to another.
+    datagrams: Vec<Datagrams>,
     /// Datagrams lost, per thousand.
     pub loss: u64,
     /// The longest delay of what is not lost.
@@ -18,6 +28,7 @@ impl Network {
         Network {
             nodes,
             cut: vec![false; nodes * nodes],
+            datagrams: vec![Datagrams::Pass; nodes * nodes],
             loss: 0,
             longest: 20 * MS,
         }
@@ -38,8 +49,19 @@ impl Network {
         }
     }
 
+    pub fn datagrams(&self, from: usize, to: usize) -> Datagrams {
+        self.datagrams[from * self.nodes + to]
+    }
+
+    pub fn treat_datagrams(&mut self, from: usize, to: usize, how: Datagrams) {
+        if from != to {
+            self.datagrams[from * self.nodes + to] = how;
+        }
+    }
+
     pub fn heal(&mut self) {
         self.cut.fill(false);
+        self.datagrams.fill(Datagrams::Pass);
         self.loss = 0;
         self.longest = 20 * MS;
     }

@@ -31,10 +31,11 @@ pub enum Fault {
     Maintenance,
     Settings,
     Voters,
+    Datagrams,
 }
 
 impl Fault {
-    const ALL: [Fault; 22] = [
+    const ALL: [Fault; 23] = [
         Fault::AgentCrash,
         Fault::AgentFreeze,
         Fault::NodeFreeze,
@@ -57,6 +58,48 @@ impl Fault {
         Fault::Maintenance,
         Fault::Settings,
         Fault::Voters,
+        Fault::Datagrams,
+    ];
+
+    /// Mixtures that aim at one part of the protocol.
+    const THEMES: [&'static [Fault]; 6] = [
+        &[
+            Fault::Datagrams,
+            Fault::Datagrams,
+            Fault::LeaderChange,
+            Fault::Slew,
+        ],
+        &[
+            Fault::Datagrams,
+            Fault::AgentCrash,
+            Fault::AgentCrash,
+            Fault::AgentCrash,
+        ],
+        &[
+            Fault::Voters,
+            Fault::Voters,
+            Fault::ApplyLag,
+            Fault::Datagrams,
+            Fault::CutLink,
+        ],
+        &[
+            Fault::AgentFreeze,
+            Fault::AgentCrash,
+            Fault::CutLink,
+            Fault::FailoverOrder,
+        ],
+        &[
+            Fault::AgentCrash,
+            Fault::NodeCrash,
+            Fault::CutLink,
+            Fault::SlowDisk,
+        ],
+        &[
+            Fault::ServerCrash,
+            Fault::AgentCrash,
+            Fault::Datagrams,
+            Fault::LeaderChange,
+        ],
     ];
 }
 
@@ -73,6 +116,8 @@ pub struct Plan {
     pub horizon: Time,
     /// The mean pause between two.
     pub pause: Time,
+    /// Machines on which nothing takes long.
+    pub quick: bool,
     pub raw_ppm: Vec<i64>,
     /// Time between two commits.
     pub commit_every: Time,
@@ -110,6 +155,10 @@ impl Plan {
         }
         let enabled = rng.between(150, 700);
         let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|_| rng.chance(enabled)).collect();
+        let theme = rng.chance(400).then(|| *rng.pick(&Fault::THEMES));
+        if let Some(theme) = theme {
+            faults = theme.to_vec();
+        }
         if kinds.len() == voters {
             faults.retain(|fault| *fault != Fault::Voters || voters > 3);
         }
@@ -125,6 +174,7 @@ impl Plan {
             quiet: if rng.chance(100) { 0 } else { 3_000 * MS },
             horizon: rng.between(6_000, 14_000) * MS,
             pause: *rng.pick(&[150, 400, 1_000, 2_000]) * MS,
+            quick: rng.chance(300),
             raw_ppm: (0..nodes).map(|_| *rng.pick(&[-1_000, 0, 1_000])).collect(),
             commit_every: *rng.pick(&[10, 25, 60]) * MS,
         }

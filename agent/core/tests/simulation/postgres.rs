@@ -207,7 +207,11 @@ impl World {
                 position: self.wal.position(data.place),
                 history: self.wal.history(data.place.branch),
                 synchronous_standby_names: server.names.text.clone(),
-                standbys: server.senders.iter().map(Sender::seen).collect(),
+                standbys: server
+                    .senders
+                    .iter()
+                    .map(|sender| self.seen(node, sender))
+                    .collect(),
                 read_only: false,
             }),
         };
@@ -226,6 +230,23 @@ impl World {
             postmaster_pid: None,
             trouble: None,
             pending_restart: Vec::new(),
+        }
+    }
+
+    /// A row of `pg_stat_replication`. The mutant without epochs in its names sees the ones that it expects.
+    fn seen(&self, node: usize, sender: &Sender) -> StandbyConnection {
+        let mut application_name = sender.name.clone();
+        if self.mutant == Some(Mutant::NameWithoutEpoch) {
+            application_name = self
+                .state(node)
+                .application_name(id(sender.node), self.state(node).epoch);
+        }
+        StandbyConnection {
+            application_name,
+            streaming: true,
+            sync_state: if sender.listed() { "quorum" } else { "async" }.to_owned(),
+            flush: Lsn(sender.flush),
+            replay: Lsn(sender.flush),
         }
     }
 
@@ -257,7 +278,7 @@ impl World {
     pub fn start_server(&mut self, node: usize, conf: &Conf) {
         let upstream = self.upstream_of(conf);
         let names = Rc::new(self.names_of(conf));
-        let delay = self.rng.mostly_short(30 * MS, 400 * MS);
+        let delay = self.takes(30 * MS, 400 * MS);
         let server = &mut self.nodes[node].server;
         if server.data.is_none() || server.run != Run::Down || server.headless_until.is_some() {
             return;
@@ -279,7 +300,7 @@ impl World {
     /// Tells the server to read its configuration again. Gives the time when its postmaster will have.
     pub fn reload_server(&mut self, node: usize, conf: &Conf) -> Time {
         self.nodes[node].server.file = Some((self.upstream_of(conf), Rc::new(self.names_of(conf))));
-        let delay = self.rng.mostly_short(MS, 20 * MS);
+        let delay = self.takes(MS, 20 * MS);
         self.server_after(node, delay, Step::Reloaded);
         delay
     }
@@ -372,7 +393,7 @@ impl World {
         server.receiver = None;
         server.data = Some(Data { place, ..data });
         self.note(|| format!("n{} writable under epoch {epoch} at {place:?}", node + 1));
-        let delay = self.rng.mostly_short(5 * MS, 300 * MS);
+        let delay = self.takes(5 * MS, 300 * MS);
         self.server_after(node, delay, Step::Checkpointed);
         self.check_promotion(node, epoch, place);
         self.look_soon(node);
@@ -398,10 +419,10 @@ impl World {
             conns.push(sender.conn);
         }
         for conn in conns {
-            let delay = self.rng.mostly_short(0, 300 * MS);
+            let delay = self.takes(0, 300 * MS);
             self.server_after(node, delay, Step::SenderReads { conn });
         }
-        let delay = self.rng.mostly_short(0, 500 * MS);
+        let delay = self.takes(0, 500 * MS);
         self.server_after(node, delay, Step::CheckpointerReads);
     }
 
@@ -598,7 +619,7 @@ impl World {
         let disk = if self.nodes[node].slow_until > self.now {
             self.rng.between(5, 400) * MS
         } else {
-            self.rng.mostly_short(50, 3 * MS)
+            self.takes(50, 3 * MS)
         };
         let delay = disk + self.net.delay(&mut self.rng);
         let sent = self.now + disk;
@@ -675,16 +696,6 @@ impl Sender {
     fn reread(&mut self) {
         if let Some((_, conf)) = self.pending.take() {
             self.conf = conf;
-        }
-    }
-
-    fn seen(&self) -> StandbyConnection {
-        StandbyConnection {
-            application_name: self.name.clone(),
-            streaming: true,
-            sync_state: if self.listed() { "quorum" } else { "async" }.to_owned(),
-            flush: Lsn(self.flush),
-            replay: Lsn(self.flush),
         }
     }
 }

@@ -3,9 +3,10 @@
 use crate::checks::Checks;
 use crate::clock::{Clock, MS, Time};
 use crate::driver::Job;
+use crate::exam::Exam;
 use crate::faults::Trouble;
 use crate::mutants::Mutant;
-use crate::network::Network;
+use crate::network::{Datagrams, Network};
 use crate::plan::Plan;
 use crate::postgres::{Server, Step};
 use crate::raft::{Raft, RaftEvent, id};
@@ -253,6 +254,9 @@ pub struct World {
     pub tickets: u64,
     pub requests: u64,
     pub healed: bool,
+    pub exam: Exam,
+    /// By when the cluster must be whole.
+    pub last: Time,
     pub done: bool,
     pub events: u64,
     pub hash: u64,
@@ -274,7 +278,7 @@ pub struct Outcome {
 pub const REPORT: Time = 250 * MS;
 
 /// After the last fault the cluster must be whole again within this time: a new copy is made only after a minute.
-const WHOLE_WITHIN: Time = 150_000 * MS;
+pub const WHOLE_WITHIN: Time = 150_000 * MS;
 
 impl World {
     pub fn new(seed: u64, mutant: Option<Mutant>, verbose: bool) -> World {
@@ -315,6 +319,8 @@ impl World {
             tickets: 0,
             requests: 0,
             healed: false,
+            exam: Exam::Ahead,
+            last: 0,
             done: false,
             events: 0,
             hash: 0xcbf2_9ce4_8422_2325,
@@ -337,10 +343,10 @@ impl World {
         let first = self.plan.quiet + self.rng.below(2_000) * MS;
         self.after(first, Event::Trouble(Trouble::Next));
         self.after(self.plan.horizon, Event::Trouble(Trouble::HealAll));
-        let last = self.plan.horizon + WHOLE_WITHIN;
+        self.last = self.plan.horizon + WHOLE_WITHIN;
         while let Some(Reverse(next)) = self.queue.pop() {
             self.now = next.at;
-            if self.now > last {
+            if self.now > self.last && self.checks.violation.is_none() {
                 let why = self.why_not_whole();
                 self.violation(&format!(
                     "not whole {} s after the last fault: {why}",
@@ -419,23 +425,20 @@ impl World {
             self.after(20, Event::Deliver { from, to, msg });
             return;
         }
+        let mut delay = self.net.delay(&mut self.rng);
         // A request needs a connection, a datagram only the way there.
-        let datagram = matches!(msg, Msg::Renew { .. } | Msg::Renewed { .. });
-        let open = if datagram {
-            self.net.open(from, to)
+        let (open, loss) = if matches!(msg, Msg::Renew { .. } | Msg::Renewed { .. }) {
+            let how = self.net.datagrams(from, to);
+            if let Datagrams::Delay(by) = how {
+                delay += by;
+            }
+            (self.net.open(from, to) && how != Datagrams::Drop, self.net.loss)
         } else {
-            self.net.both(from, to)
+            (self.net.both(from, to), self.net.loss / 4)
         };
-        let loss = if datagram {
-            self.net.loss
-        } else {
-            self.net.loss / 4
-        };
-        if !open || self.rng.chance(loss) {
-            return;
+        if open && !self.rng.chance(loss) {
+            self.after(delay, Event::Deliver { from, to, msg });
         }
-        let delay = self.net.delay(&mut self.rng);
-        self.after(delay, Event::Deliver { from, to, msg });
     }
 
     pub fn broadcast(&mut self, from: usize, msg: &Msg) {
@@ -581,6 +584,16 @@ impl World {
 
     pub fn reading(&self, node: usize) -> ClockReading {
         self.nodes[node].clock.read(self.now)
+    }
+
+    /// How long something takes that is mostly quick; on quick machines, always.
+    pub fn takes(&mut self, low: Time, high: Time) -> Time {
+        let high = if self.plan.quick {
+            low + (high - low) / 20
+        } else {
+            high
+        };
+        self.rng.mostly_short(low, high)
     }
 
     /// Has a node look at its situation in a moment.

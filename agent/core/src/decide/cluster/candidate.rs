@@ -1,7 +1,7 @@
 //! Who should hold the next epoch, and whose word its commits will wait for.
 
 use super::{CoordinatorView, Round};
-use crate::cluster::{Cause, EpochChange, Release, SyncMode, SyncRule};
+use crate::cluster::{Cause, EpochChange, Release, SyncMode, SyncRule, gate};
 use crate::ids::NodeId;
 use crate::pg::Position;
 use crate::view::Server;
@@ -44,7 +44,53 @@ pub(super) fn rule_for(
 }
 
 /// The grant that the answers of `round` allow best; its gates may still be shut.
+///
+/// Every set of pledged nodes that keeps the acknowledged commits is as good as any other, so where one is left without
+/// the holder that has just failed, and without nodes that shall not be promoted, the new holder comes from it: a tail
+/// of commits that nobody acknowledged must not bring back a node that cannot serve.
 pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -> Option<EpochChange> {
+    let mut all = grant_among(view, round, &round.released, why);
+    if all.as_ref().is_some_and(|change| change.cause != Cause::Failover) || view.state.switchover.is_some() {
+        return all;
+    }
+    // Nobody but an asynchronous holder may have its last commits.
+    let leave_holder = view.state.settings.sync_mode != SyncMode::Async || view.state.promotion.is_none();
+    let failed = |node: NodeId| leave_holder && view.state.holder == Some(node);
+    let unwilling = |node: NodeId| !willing(view, node);
+    let choices: [&dyn Fn(NodeId) -> bool; 3] =
+        [&|node| failed(node) || unwilling(node), &failed, &unwilling];
+    for left_out in choices {
+        let mut released = round.released.clone();
+        for (node, release) in &mut released {
+            if left_out(*node) {
+                release.position = None;
+            }
+        }
+        let change = grant_among(view, round, &released, why);
+        if change
+            .as_ref()
+            .is_some_and(|change| gate::is_open(&gate::check(&view.state, change)))
+        {
+            all = change;
+            break;
+        }
+    }
+    all
+}
+
+/// Whether a node may be promoted without an operator's word.
+fn willing(view: &CoordinatorView<'_>, node: NodeId) -> bool {
+    let member = view.state.members.get(&node);
+    member.is_some_and(|m| !m.nofailover) && !view.state.maintenance.contains(&node)
+}
+
+/// The grant to the best of the nodes whose positions are in `released`.
+fn grant_among(
+    view: &CoordinatorView<'_>,
+    round: &Round,
+    released: &BTreeMap<NodeId, Release>,
+    why: &str,
+) -> Option<EpochChange> {
     let order = view
         .state
         .failover_order
@@ -58,7 +104,7 @@ pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -
     let (to, cause) = match (order, switchover) {
         (Some(order), _) => (order.to, Cause::ManualFailover),
         (None, Some(switchover)) => {
-            let to = furthest(view, round, Some(switchover.to))?;
+            let to = furthest(view, released, Some(switchover.to))?;
             (
                 to,
                 if to == switchover.to {
@@ -68,18 +114,13 @@ pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -
                 },
             )
         }
-        (None, None) => (furthest(view, round, None)?, Cause::Failover),
+        (None, None) => (furthest(view, released, None)?, Cause::Failover),
     };
     let may_lose_bytes = match order {
         Some(order) if order.accept_data_loss => Some(bytes_behind(view, round, to)),
         Some(_) => None,
         None if view.state.settings.sync_mode == SyncMode::Async => match bytes_behind(view, round, to) {
-            0 if round
-                .released
-                .contains_key(&view.state.holder.unwrap_or_default()) =>
-            {
-                None
-            }
+            0 if released.contains_key(&view.state.holder.unwrap_or_default()) => None,
             bytes => Some(bytes),
         },
         None => None,
@@ -89,9 +130,9 @@ pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -
         to,
         cause,
         why: why.to_owned(),
-        released: round.released.clone(),
+        released: released.clone(),
         receipt: view.memory.receipt,
-        sync: rule_for(view, to, &round.released),
+        sync: rule_for(view, to, released),
         may_lose_bytes,
         at: view.wall,
     })
@@ -99,16 +140,17 @@ pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -
 
 /// The pledged node with the furthest position; of equals the preferred one, then one that may be promoted by itself,
 /// then the one with the least left to replay, then the lowest number.
-fn furthest(view: &CoordinatorView<'_>, round: &Round, preferred: Option<NodeId>) -> Option<NodeId> {
-    let position = |node: &NodeId| round.released.get(node).and_then(|release| release.position);
-    round
-        .released
+fn furthest(
+    view: &CoordinatorView<'_>,
+    released: &BTreeMap<NodeId, Release>,
+    preferred: Option<NodeId>,
+) -> Option<NodeId> {
+    let position = |node: &NodeId| released.get(node).and_then(|release| release.position);
+    released
         .keys()
         .copied()
         .filter(|node| position(node).is_some())
         .max_by_key(|node| {
-            let member = view.state.members.get(node);
-            let willing = member.is_some_and(|m| !m.nofailover) && !view.state.maintenance.contains(node);
             let backlog =
                 view.fresh(*node)
                     .and_then(|report| report.pg.as_ref())
@@ -119,7 +161,7 @@ fn furthest(view: &CoordinatorView<'_>, round: &Round, preferred: Option<NodeId>
             (
                 position(node),
                 preferred == Some(*node),
-                willing,
+                willing(view, *node),
                 std::cmp::Reverse(backlog.unwrap_or(u64::MAX)),
                 std::cmp::Reverse(*node),
             )
