@@ -247,8 +247,8 @@ impl Cluster {
     }
 
     /// Waits until there is a primary and `standbys` servers stream from it, all of them counted by it as
-    /// synchronous candidates (in mode `async`: just streaming). PostgreSQL is asked, not the agent. Returns the
-    /// primary's name.
+    /// synchronous candidates (in mode `async`: just streaming), and the change that made them so is complete.
+    /// PostgreSQL is asked for the first, `pgctl` for the second. Returns the primary's name.
     ///
     /// # Errors
     /// It is not so after `deadline`; the error holds the ends of the agents' logs.
@@ -279,6 +279,11 @@ impl Cluster {
         let found = rows.iter().filter(counts).count();
         if found != standbys {
             bail!("{primary} counts {found} of {standbys} standbys; pg_stat_replication: {rows:?}");
+        }
+        // Until the change of the synchronous set is complete, the loss of one more node is not survived.
+        let status: serde_json::Value = serde_json::from_str(&self.pgctl_ok(&["status", "-o", "json"]).await?)?;
+        if status["sync"]["changing"] != serde_json::Value::Bool(false) {
+            bail!("the synchronous set is still changing: {}", status["sync"]);
         }
         Ok(primary)
     }
