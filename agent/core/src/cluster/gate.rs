@@ -165,19 +165,8 @@ fn acknowledged_commits_are_kept(state: &ClusterState, change: &EpochChange) -> 
     if stays(state, change) {
         return Reason::open(ID, "the holder has all that it wrote");
     }
-    if let Some(bytes) = change.may_lose_bytes {
-        if change.cause == Cause::ManualFailover {
-            return Reason::open(ID, format!("the operator accepted to lose up to {bytes} bytes"));
-        }
-        if state.settings.sync_mode == SyncMode::Async && bytes <= state.settings.max_lag_bytes {
-            return Reason::open(
-                ID,
-                format!(
-                    "async: {bytes} bytes behind, {} are allowed",
-                    state.settings.max_lag_bytes
-                ),
-            );
-        }
+    if let Some(why) = accepted_loss(state, change) {
+        return Reason::open(ID, why);
     }
     let released = pledged(change);
     match state.sync.iter().find(|rule| !kept(state, rule, &released)) {
@@ -190,6 +179,17 @@ fn acknowledged_commits_are_kept(state: &ClusterState, change: &EpochChange) -> 
         ),
         Some(rule) => uncovered(state, rule, &released, ID),
     }
+}
+
+/// Why acknowledged commits may be lost with this grant; `None` if they may not.
+fn accepted_loss(state: &ClusterState, change: &EpochChange) -> Option<String> {
+    let bytes = change.may_lose_bytes?;
+    if change.cause == Cause::ManualFailover {
+        return Some(format!("the operator accepted to lose up to {bytes} bytes"));
+    }
+    let bound = state.settings.max_lag_bytes;
+    (state.settings.sync_mode == SyncMode::Async && bytes <= bound)
+        .then(|| format!("async: {bytes} bytes behind, {bound} are allowed"))
 }
 
 /// Whether the pledged nodes hold every commit acknowledged under `rule`. The holder of a later epoch does so alone: its
@@ -266,7 +266,7 @@ fn target_is_furthest(state: &ClusterState, change: &EpochChange) -> Reason {
         );
     };
     match furthest(change) {
-        Some((best, there)) if target < best && change.may_lose_bytes.is_none() => Reason::shut(
+        Some((best, there)) if target < best && accepted_loss(state, change).is_none() => Reason::shut(
             ID,
             format!("{name} is at {target}, {} at {best}", names(state, there)),
             "nothing: the coordinator chooses the node that is ahead",

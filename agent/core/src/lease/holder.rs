@@ -13,6 +13,8 @@ pub struct Holder {
     /// Renewals under way: when each was about to be sent, and who has acknowledged it.
     rounds: BTreeMap<u64, Round>,
     deadline: Option<ClockReading>,
+    /// When it stops trying if no majority has answered at all.
+    give_up: Option<ClockReading>,
     over: bool,
 }
 
@@ -32,6 +34,10 @@ pub struct Renewal {
     pub round: u64,
 }
 
+/// A holder that got no majority within so many lengths of its lease gives the epoch up. Its renewals may arrive although
+/// no answer comes back, and would bind the voters to it for ever.
+const TRY_FOR: u32 = 2;
+
 /// No more renewals than this are waited for at once.
 const ROUNDS_KEPT: usize = 16;
 
@@ -45,6 +51,7 @@ impl Holder {
             next_round: 1,
             rounds: BTreeMap::new(),
             deadline: None,
+            give_up: None,
             over: false,
         }
     }
@@ -61,12 +68,14 @@ impl Holder {
     }
 
     /// Begins a renewal. `now` must have been read before anything of it is sent. `None` once the lease is over: a
-    /// fenced holder must not keep the voters' promises alive.
+    /// fenced holder must not keep the voters' promises alive. The same holds for one that was never answered by a
+    /// majority and has tried for long enough.
     pub fn renew(&mut self, now: ClockReading) -> Option<Renewal> {
         self.check(now);
         if self.over {
             return None;
         }
+        self.give_up.get_or_insert(now.plus(self.lease * TRY_FOR));
         let round = self.next_round;
         self.next_round += 1;
         self.rounds.insert(
@@ -120,7 +129,8 @@ impl Holder {
         !self.over && self.deadline.is_some_and(|deadline| !now.any_reached(deadline))
     }
 
-    /// Whether the lease was held and has ended. It does not come back.
+    /// Whether the lease was held and has ended, or was asked for in vain. It does not come back: the node's server is
+    /// to be ended, and the receipt to be given.
     pub fn is_over(&mut self, now: ClockReading) -> bool {
         self.check(now);
         self.over
@@ -132,8 +142,14 @@ impl Holder {
         self.deadline
     }
 
+    /// When the lease, or the attempt to get one, ends unless a majority answers; `None` before the first renewal.
+    #[must_use]
+    pub fn ends_at(&self) -> Option<ClockReading> {
+        self.deadline.or(self.give_up)
+    }
+
     fn check(&mut self, now: ClockReading) {
-        if self.deadline.is_some_and(|deadline| now.any_reached(deadline)) {
+        if self.ends_at().is_some_and(|end| now.any_reached(end)) {
             self.over = true;
         }
     }
@@ -194,6 +210,17 @@ mod tests {
             holder.renew(at(151)).is_some(),
             "it never held the lease, so it may still get it"
         );
+    }
+
+    #[test]
+    fn a_holder_that_nobody_answers_gives_the_epoch_up() {
+        let mut holder = Holder::new(Epoch(1), Duration::from_millis(100));
+        assert!(holder.renew(at(0)).is_some());
+        assert!(holder.renew(at(199)).is_some());
+        assert_eq!(holder.ends_at(), Some(at(200)));
+        assert!(!holder.is_over(at(199)));
+        assert!(holder.is_over(at(200)));
+        assert_eq!(holder.renew(at(201)), None);
     }
 
     #[test]

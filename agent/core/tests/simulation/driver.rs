@@ -81,7 +81,6 @@ impl World {
             coordinate_pending: false,
             explain: Vec::new(),
             answers: Vec::new(),
-            refused: std::collections::BTreeSet::new(),
         });
         self.note(|| format!("n{} agent starts at entry {back}", node + 1));
         self.follow_epoch(node);

@@ -88,7 +88,7 @@ impl World {
             }
         }
         let timing = state.settings.timing;
-        let bound: Time = timing.promise_ms * 5 / 2 + state.settings.failover_pause_ms * 11 / 10 + 3_000;
+        let bound: Time = timing.promise_ms * 5 + state.settings.failover_pause_ms * 11 / 10 + 3_000;
         self.after(bound * MS, Event::Trouble(Trouble::ExamEnds));
         true
     }

@@ -42,7 +42,6 @@ impl World {
         agent.old_deadline = before
             .filter(|holder| holder.valid(reading))
             .and_then(|holder| holder.deadline());
-        agent.refused.clear();
         let epoch = state.epoch;
         self.agent_after(node, 0, Timer::Renew { epoch });
     }
@@ -65,6 +64,7 @@ impl World {
         if mutant == Some(Mutant::RenewAfterFence) && renewal.is_none() {
             renewal = Some(u64::MAX);
         }
+        self.arm_deadline(node);
         let Some(round) = renewal else { return };
         let msg = Msg::Renew {
             epoch,
@@ -99,14 +99,10 @@ impl World {
         let state = self.state(node);
         let reading = self.reading(node);
         let mutant = self.mutant;
-        if let RenewAnswer::Pledged { to } = answer {
-            self.on_refused(node, by, epoch, to);
-        }
         if answer != RenewAnswer::Granted {
             return;
         }
         let agent = self.agent(node);
-        agent.refused.remove(&id(by));
         let Some(holder) = agent.holder.as_mut().filter(|holder| holder.epoch() == epoch) else {
             return;
         };
@@ -145,27 +141,6 @@ impl World {
         self.arm_deadline(node);
     }
 
-    /// A voter has pledged beyond the epoch. Once so many have that no majority is left, a holder that never got its
-    /// lease gives the epoch up: its own voter and its position are needed for the next one.
-    fn on_refused(&mut self, node: usize, by: usize, epoch: Epoch, to: Epoch) {
-        let state = self.state(node);
-        let reading = self.reading(node);
-        let agent = self.agent(node);
-        if to <= epoch
-            || agent
-                .holder
-                .as_ref()
-                .is_none_or(|h| h.epoch() != epoch || h.valid(reading))
-        {
-            return;
-        }
-        agent.refused.insert(id(by));
-        let left = state.voters.all().difference(&agent.refused).copied().collect();
-        if !state.voters.majority(&left) && agent.fenced < epoch {
-            self.fence(node, epoch, "a majority has pledged beyond it");
-        }
-    }
-
     /// Sets the clock for the moment at which the lease ends.
     pub fn arm_deadline(&mut self, node: usize) {
         let Some(deadline) = self.deadline_of(node) else {
@@ -177,11 +152,8 @@ impl World {
 
     fn deadline_of(&self, node: usize) -> Option<agent_core::time::ClockReading> {
         let agent = self.nodes[node].agent.as_ref()?;
-        agent
-            .holder
-            .as_ref()
-            .and_then(Holder::deadline)
-            .or(agent.old_deadline)
+        let holder = agent.holder.as_ref()?;
+        holder.deadline().or(agent.old_deadline).or(holder.ends_at())
     }
 
     pub fn on_deadline(&mut self, node: usize) {

@@ -210,8 +210,6 @@ pub struct Agent {
     pub explain: Vec<Reason>,
     /// For the mutant that counts its lease from the answer: who has answered which renewal.
     pub answers: Vec<(u64, NodeId)>,
-    /// Voters that have pledged beyond the epoch that this node asks for.
-    pub refused: BTreeSet<NodeId>,
 }
 
 #[derive(Debug)]

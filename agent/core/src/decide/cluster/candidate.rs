@@ -116,16 +116,7 @@ fn grant_among(
         }
         (None, None) => (furthest(view, released, None)?, Cause::Failover),
     };
-    let may_lose_bytes = match order {
-        Some(order) if order.accept_data_loss => Some(bytes_behind(view, round, to)),
-        Some(_) => None,
-        None if view.state.settings.sync_mode == SyncMode::Async => match bytes_behind(view, round, to) {
-            0 if released.contains_key(&view.state.holder.unwrap_or_default()) => None,
-            bytes => Some(bytes),
-        },
-        None => None,
-    };
-    Some(EpochChange {
+    let mut change = EpochChange {
         from: view.state.epoch,
         to,
         cause,
@@ -133,13 +124,20 @@ fn grant_among(
         released: released.clone(),
         receipt: view.memory.receipt,
         sync: rule_for(view, to, released),
-        may_lose_bytes,
+        may_lose_bytes: None,
         at: view.wall,
-    })
+    };
+    let accepted = order.is_some_and(|order| order.accept_data_loss);
+    let bounded = order.is_none() && view.state.settings.sync_mode == SyncMode::Async;
+    // A loss is only written down where there is no way without one.
+    if accepted || (bounded && !gate::is_open(&gate::check(&view.state, &change))) {
+        change.may_lose_bytes = Some(bytes_behind(view, round, to));
+    }
+    Some(change)
 }
 
 /// The pledged node with the furthest position; of equals the preferred one, then one that may be promoted by itself,
-/// then the one with the least left to replay, then the lowest number.
+/// then one that is not the holder that has just failed, then the one with the least left to replay, then the lowest number.
 fn furthest(
     view: &CoordinatorView<'_>,
     released: &BTreeMap<NodeId, Release>,
@@ -162,6 +160,7 @@ fn furthest(
                 position(node),
                 preferred == Some(*node),
                 willing(view, *node),
+                view.state.holder != Some(*node),
                 std::cmp::Reverse(backlog.unwrap_or(u64::MAX)),
                 std::cmp::Reverse(*node),
             )
