@@ -81,11 +81,21 @@ impl Coordinator {
                 self.forget_round();
             }
             tokio::select! {
-                () = tokio::time::sleep(CALM) => {}
+                () = tokio::time::sleep(self.pause(&current)) => {}
                 _ = reports.changed() => {}
                 changed = state.changed() => if changed.is_err() { return },
                 _ = stop.wait_for(|stop| *stop) => return,
             }
+        }
+    }
+
+    /// How long nothing need be looked at: the moment at which this node's own voter is free again is not slept through.
+    fn pause(&self, state: &ClusterState) -> Duration {
+        let bound = self.node.lease.bound_for(state.epoch.next(), None);
+        if bound.is_zero() {
+            CALM
+        } else {
+            bound.clamp(Duration::from_millis(1), CALM)
         }
     }
 

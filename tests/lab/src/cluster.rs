@@ -281,7 +281,8 @@ impl Cluster {
             bail!("{primary} counts {found} of {standbys} standbys; pg_stat_replication: {rows:?}");
         }
         // Until the change of the synchronous set is complete, the loss of one more node is not survived.
-        let status: serde_json::Value = serde_json::from_str(&self.pgctl_ok(&["status", "-o", "json"]).await?)?;
+        let status: serde_json::Value =
+            serde_json::from_str(&self.pgctl_ok(&["status", "-o", "json"]).await?)?;
         if status["sync"]["changing"] != serde_json::Value::Bool(false) {
             bail!("the synchronous set is still changing: {}", status["sync"]);
         }

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// How long the coordinator waits for the answers of nodes that were well a moment ago, once it could do without them.
 const WAIT_FOR_ANSWERS: Duration = Duration::from_millis(300);
+/// A node that has reported within this time is counted on for an answer.
+const WELL: Duration = Duration::from_millis(750);
 /// How long after a question without enough answers it asks again.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
 /// How old a voter's word about its promise may be.
@@ -81,11 +83,13 @@ fn grant_or_wait(
     ask: impl Fn(&str) -> Decision<ClusterAction>,
 ) -> Decision<ClusterAction> {
     let waited = view.now.since(round.asked);
+    // A holder whose lease ran out without a receipt is the one node that is not waited for: it is why we are here.
     let well: BTreeSet<NodeId> = round
         .pending
         .iter()
         .copied()
-        .filter(|node| view.fresh(*node).is_some())
+        .filter(|node| view.reports.fresh(*node, view.now, WELL).is_some())
+        .filter(|node| view.memory.receipt.is_some() || view.state.holder != Some(*node))
         .collect();
     let again = round.asked.plus(ASK_AGAIN);
     let Some(change) = candidate::best_grant(view, round, why) else {
