@@ -428,7 +428,8 @@ impl ClusterState {
                 format!("epoch {} is over", promotion.epoch),
             ));
         }
-        if self.promotion == Some(promotion) {
+        if self.promotion.is_some_and(|known| known.epoch == promotion.epoch) {
+            // A restarted agent opens the gate again; when it was opened first is what history asks.
             return Ok(Applied::Unchanged);
         }
         self.promotion = Some(promotion);
