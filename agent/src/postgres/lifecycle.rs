@@ -160,20 +160,29 @@ impl Instance {
         self.stopped()
     }
 
-    /// Waits until the postmaster's process is gone.
+    /// Waits until the postmaster and all other processes of the server are gone. The last one is usually its log
+    /// collector, which stays until nobody can write to it any more.
     ///
     /// # Errors
     /// After `deadline`, naming the processes that are in the way.
     pub async fn wait_exit(&self, deadline: Duration) -> Result<(), PgError> {
+        let begun = Instant::now();
         let mut postmaster = self.postmaster();
-        let gone = tokio::time::timeout(deadline, postmaster.wait_for(Option::is_none)).await;
-        match gone {
-            Ok(_) => Ok(()),
-            Err(_) => Err(PgError::Deadline {
-                doing: "wait for the server's exit",
-                after: deadline,
-                why: self.in_the_way(),
-            }),
+        // That it timed out shows in the loop below.
+        let _ = tokio::time::timeout(deadline, postmaster.wait_for(Option::is_none)).await;
+        loop {
+            if self.process().pid().is_none() && self.target().processes().is_empty() {
+                return Ok(());
+            }
+            if begun.elapsed() >= deadline {
+                let doing = "wait for the server's exit";
+                return Err(PgError::Deadline {
+                    doing,
+                    after: deadline,
+                    why: self.in_the_way(),
+                });
+            }
+            tokio::time::sleep(POLL).await;
         }
     }
 

@@ -58,6 +58,10 @@ impl Instance {
         if !is_shut_down(&self.existing_control()?) {
             self.recover_first().await?;
         }
+        if self.process().pid().is_none() {
+            // Its log collector may outlive a server that has just ended.
+            self.wait_exit(SQL_WITHIN).await?;
+        }
         let _claim = self.claim(DOING, "rewind")?;
         let control = self.existing_control()?;
         let source = self.ask_source(from).await?;

@@ -134,9 +134,15 @@ fn nothing_commits_after_the_tree_was_killed() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         // Its postmaster goes first: the procedure alone does not notice, and goes on.
-        let postmaster = node.pg.postmaster().borrow().expect("a server");
-        signal(postmaster, "KILL");
-        node.pg.wait_exit(PATIENCE).await.unwrap();
+        let mut postmaster = node.pg.postmaster();
+        let pid = postmaster.borrow().expect("a server");
+        signal(pid, "KILL");
+        tokio::time::timeout(PATIENCE, postmaster.wait_for(Option::is_none))
+            .await
+            .unwrap()
+            .unwrap();
+        let error = node.pg.wait_exit(Duration::from_millis(50)).await.unwrap_err();
+        assert!(error.to_string().contains("CALL"), "{error}");
         let wal = |node: &Node| wal_digest(&node.config.data_dir);
         let orphaned = wal(&node);
         let begun = Instant::now();
