@@ -139,8 +139,9 @@ impl ClusterBuilder {
 /// A cluster. Dropping it cuts the power of its nodes.
 #[derive(Debug)]
 pub struct Cluster {
-    lab: Lab,
+    // Dropped in this order: no node may run on in a folder that is being removed.
     nodes: Vec<Node>,
+    lab: Lab,
 }
 
 impl Cluster {

@@ -97,6 +97,8 @@ impl Host {
         }
         command
             .args(["sh", "-c", INIT])
+            // To be seen in the process table: whose host is this?
+            .arg(&self.dir)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -32,6 +32,27 @@ struct Inner {
     hosts: AtomicU8,
 }
 
+/// Where agents make control groups for their servers: version 2 alone, or beside version 1.
+pub const CONTROL_GROUPS: [&str; 2] = ["/sys/fs/cgroup/pgctl", "/sys/fs/cgroup/unified/pgctl"];
+
+impl Drop for Inner {
+    /// A machine that loses its power loses its control groups too; ours share this machine's, so the empty ones that
+    /// carry this run's letters in their names are removed.
+    fn drop(&mut self) {
+        if self.lifetime == Lifetime::Own {
+            return;
+        }
+        for groups in CONTROL_GROUPS {
+            for group in fs::read_dir(groups).into_iter().flatten().flatten() {
+                if group.file_name().to_string_lossy().contains(&self.run) {
+                    // One that is not empty is somebody's, and stays.
+                    let _ = fs::remove_dir(group.path());
+                }
+            }
+        }
+    }
+}
+
 impl Lab {
     /// A lab whose hosts share this machine's loopback: each listens on ports of its own at 127.0.0.1.
     ///

@@ -73,7 +73,7 @@ pub use condition::wait_until;
 pub use haproxy::{Backend, Haproxy};
 pub use host::Host;
 pub use interrupt::interrupted;
-pub use lab::Lab;
+pub use lab::{CONTROL_GROUPS, Lab};
 pub use network::{End, Network, PortOfHost};
 pub use node::Node;
 pub use os_user::OsUser;

@@ -241,19 +241,26 @@ fn write_stop_script(script: &Path, cluster: &Cluster, haproxy: Option<&Haproxy>
         .chain(haproxy.map(Haproxy::pid))
         .map(|pid| pid.to_string())
         .collect();
-    let dir = cluster.lab().dir().display();
+    let lab = cluster.lab();
+    let groups: Vec<String> = lab::CONTROL_GROUPS
+        .iter()
+        .map(|dir| format!("{dir}/*{}*", lab.run()))
+        .collect();
     // A number may belong to another process by the time this runs: each command line must name our folder.
     let text = format!(
         "#!/bin/sh\n\
          # Stops the demo that was left running, and removes it.\n\
-         for pid in {}; do\n  \
+         for pid in {pids}; do\n  \
          tr '\\0' ' ' 2>/dev/null </proc/$pid/cmdline | grep -qF '{dir}' || continue\n  \
          kill -9 $pid\n  \
          while [ -e /proc/$pid ]; do sleep 0.05; done\n\
          done\n\
+         rmdir {groups} 2>/dev/null\n\
          rm -rf '{dir}' \"$0\"\n\
          echo 'The demo is stopped.'\n",
-        pids.join(" ")
+        pids = pids.join(" "),
+        dir = lab.dir().display(),
+        groups = groups.join(" "),
     );
     fs::write(script, text).with_context(|| format!("cannot write {}", script.display()))?;
     fs::set_permissions(script, fs::Permissions::from_mode(0o755))
