@@ -8,7 +8,10 @@
 //! messages at the same times, with an ordinary build.
 //!
 //! `PGCTL_SIM_SEEDS` says how many seeds to run, `PGCTL_SIM_SEED` runs one and prints what it finds.
-#![allow(clippy::print_stdout, reason = "what a run was like is worth seeing with --nocapture")]
+#![allow(
+    clippy::print_stdout,
+    reason = "what a run was like is worth seeing with --nocapture"
+)]
 
 #[path = "consensus_sim/disk.rs"]
 mod disk;
