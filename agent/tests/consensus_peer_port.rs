@@ -124,6 +124,62 @@ async fn a_message_of_another_cluster_or_for_another_number_is_refused_and_chang
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pre_vote_changes_nothing_and_a_vote_needs_the_leaders_word_while_it_lives() {
+    let mut homes = [Home::new("n1")];
+    let members = vec![homes[0].listed()];
+    let agent = homes[0].start(&members);
+    let handle = agent.handle().await;
+    propose_note(&handle, "before").await;
+    let mut client = PeerClient::connect(format!("http://{}", homes[0].address))
+        .await
+        .expect("connects");
+    let vote = peer::Vote {
+        term: 1_000,
+        node: 2,
+        committed: false,
+    };
+    let request = peer::VoteRequest {
+        route: Some(peer::Route {
+            cluster_id: handle.cluster_id().to_owned(),
+            from: 2,
+            to: 1,
+        }),
+        vote: Some(vote),
+        last_log: Some(peer::LogId {
+            term: 999,
+            node: 2,
+            index: 1_000_000,
+        }),
+        leadership_transfer: false,
+    };
+    // The leader is heard of, so nobody is given a vote, and the term stays as it is.
+    for _ in 0..3 {
+        let reply = client
+            .pre_vote(request.clone())
+            .await
+            .expect("an answer")
+            .into_inner();
+        assert!(!reply.granted && reply.vote.expect("a vote").term < 1_000);
+        let reply = client
+            .request_vote(request.clone())
+            .await
+            .expect("an answer")
+            .into_inner();
+        assert!(!reply.granted && reply.vote.expect("a vote").term < 1_000);
+        assert!(handle.leads());
+    }
+    // The leader itself wants it so.
+    let wanted = peer::VoteRequest {
+        leadership_transfer: true,
+        ..request
+    };
+    let reply = client.request_vote(wanted).await.expect("an answer").into_inner();
+    assert!(reply.granted && reply.vote == Some(vote), "{reply:?}");
+    propose_note(&handle, "elected again").await;
+    agent.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn noise_on_the_port_harms_nobody() {
     let mut homes = [Home::new("n1")];
     let members = vec![homes[0].listed()];

@@ -33,6 +33,13 @@ pub(super) async fn admit(node: &Node, request: &JoinRequest) -> JoinReply {
 async fn decide(node: &Node, request: &JoinRequest) -> Result<NodeId, Refusal> {
     let member: Member = wire::from_json(&request.member, "member")
         .map_err(|error| Refusal::conflict("unreadable", error.to_string()))?;
+    if member.http.is_empty() {
+        // Whether a number is still to be had shows in the address that its agent tells.
+        return Err(Refusal::conflict(
+            "no-http-address",
+            format!("{} did not tell its HTTP address", member.name),
+        ));
+    }
     let state = node.view.state();
     let Some((number, known)) = state.member_named(&member.name) else {
         return Err(Refusal::conflict(

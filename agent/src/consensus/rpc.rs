@@ -47,7 +47,7 @@ impl RaftRpc {
     pub fn handle_hello(&self, request: &peer::HelloRequest) -> peer::HelloReply {
         let room = &self.room;
         if request.cluster_name != room.config.cluster_name {
-            tracing::warn!(
+            tracing::debug!(
                 from = request.from,
                 cluster = request.cluster_name,
                 "an agent of another cluster looks for its members here"
