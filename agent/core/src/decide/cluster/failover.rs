@@ -28,10 +28,12 @@ enum Trouble {
 
 pub(super) fn decide(view: &CoordinatorView<'_>, holder: NodeId) -> Option<Decision<ClusterAction>> {
     let next = view.state.epoch.next();
+    // The receipt of an agent's former life says nothing once its next one holds the lease.
     let receipt = view
         .memory
         .receipt
-        .filter(|receipt| receipt.epoch == view.state.epoch);
+        .filter(|receipt| receipt.epoch == view.state.epoch)
+        .filter(|receipt| !(holder_is_well(view, holder) && is_older(view, receipt, holder)));
     let round = view.memory.round.as_ref().filter(|round| round.epoch == next);
     // A round that found no majority is void once the holder is seen well again.
     let round = round.filter(|round| {
@@ -177,6 +179,11 @@ fn epoch_is_young(view: &CoordinatorView<'_>) -> bool {
     view.memory
         .epoch_since
         .is_none_or(|since| view.now.since(since) < view.state.settings.timing.promise())
+}
+
+fn is_older(view: &CoordinatorView<'_>, receipt: &FenceReceipt, holder: NodeId) -> bool {
+    view.fresh(holder)
+        .is_some_and(|report| receipt.incarnation < report.incarnation)
 }
 
 fn holder_is_well(view: &CoordinatorView<'_>, holder: NodeId) -> bool {
