@@ -104,9 +104,14 @@ impl Coordinator {
         let now = self.node.clock.now();
         let mut desk = self.desk();
         if desk.epoch != state.epoch || desk.memory.epoch_since.is_none() {
+            let pause = Duration::from_millis(state.settings.failover_pause_ms);
+            let lasted = desk.memory.epoch_since.map(|since| now.since(since));
+            let short = desk.epoch > Epoch(0) && lasted.is_some_and(|lasted| lasted < pause);
+            let short_epochs = if short { desk.memory.short_epochs + 1 } else { 0 };
             desk.epoch = state.epoch;
             desk.memory = CoordinatorMemory {
                 epoch_since: Some(now),
+                short_epochs,
                 ..CoordinatorMemory::default()
             };
         }

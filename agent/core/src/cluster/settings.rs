@@ -34,7 +34,8 @@ pub struct Settings {
     pub sync_degrade_after_ms: u64,
     /// The most WAL that a replication slot may keep, bytes (`max_slot_wal_keep_size`).
     pub slot_budget_bytes: u64,
-    /// The shortest time between two automatic failovers that no fence receipt speeds up, milliseconds.
+    /// The longest pause between automatic failovers that follow each other, milliseconds. It is two seconds after the
+    /// first short epoch and doubles with each further one; a fence receipt needs no pause.
     pub failover_pause_ms: u64,
     /// How long a switchover may prepare, and how long it may take to stop the old primary, milliseconds.
     pub switchover_deadline_ms: u64,

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// How long the coordinator waits for the answers of nodes that were well a moment ago, once it could do without them.
 const WAIT_FOR_ANSWERS: Duration = Duration::from_millis(300);
+/// How long the target of a switchover may take to pledge once the old primary has stopped.
+const WAIT_FOR_TARGET: Duration = Duration::from_secs(5);
 /// A node that has reported within this time is counted on for an answer.
 const WELL: Duration = Duration::from_millis(750);
 /// How long after a question without enough answers it asks again.
@@ -121,6 +123,9 @@ fn grant_or_wait(
         }
         .again(again, "ask for pledges again");
     }
+    if let Some(decision) = wait_for_target(view, round, &change, waited, &ask) {
+        return decision;
+    }
     if !well.is_empty() && view.now.since(round.started) < WAIT_FOR_ANSWERS {
         // They may be ahead, and with them the next synchronous set is larger.
         let until = round.started.plus(WAIT_FOR_ANSWERS);
@@ -138,6 +143,43 @@ fn grant_or_wait(
         reasons: gates,
         ..decision
     }
+}
+
+/// In a switchover the operator's choice is worth a moment: another node is taken only if the target has pledged and is
+/// behind, or does not pledge in time.
+fn wait_for_target(
+    view: &CoordinatorView<'_>,
+    round: &Round,
+    change: &EpochChange,
+    waited: Duration,
+    ask: impl Fn(&str) -> Decision<ClusterAction>,
+) -> Option<Decision<ClusterAction>> {
+    let target = view
+        .state
+        .switchover
+        .as_ref()
+        .filter(|running| running.epoch == view.state.epoch)?
+        .to;
+    let answered = round
+        .released
+        .get(&target)
+        .is_some_and(|release| release.position.is_some());
+    if change.to == target || answered || view.now.since(round.started) >= WAIT_FOR_TARGET {
+        return None;
+    }
+    let reason = Reason::shut(
+        "target-is-furthest",
+        format!("{} has not pledged yet", view.name(target)),
+        format!(
+            "it does, or after {} s another node takes over",
+            WAIT_FOR_TARGET.as_secs()
+        ),
+    );
+    if waited >= ASK_AGAIN {
+        return Some(ask("ask-the-target-again").because(reason));
+    }
+    let again = round.asked.plus(ASK_AGAIN);
+    Some(Decision::wait("wait-for-the-target", reason).again(again, "ask the target again"))
 }
 
 /// An order that its gate does not let through must not keep the cluster without a primary for ever: after the deadline
@@ -253,9 +295,9 @@ fn hold_back(view: &CoordinatorView<'_>, trouble: &Trouble) -> Option<Decision<C
     if by_hand || matches!(trouble, Trouble::Receipt(_)) || view.state.promotion.is_none() {
         return None;
     }
-    let pause = Duration::from_millis(view.state.settings.failover_pause_ms);
     let since = view.memory.epoch_since?;
-    if view.now.since(since) >= pause || view.state.epoch.0 <= 1 {
+    let pause = pause_after(view.memory.short_epochs, view.state.settings.failover_pause_ms);
+    if view.now.since(since) >= pause {
         return None;
     }
     let until = since.plus(pause);
@@ -265,9 +307,24 @@ fn hold_back(view: &CoordinatorView<'_>, trouble: &Trouble) -> Option<Decision<C
             "the last change of primary was {} s ago",
             view.now.since(since).as_secs()
         ),
-        format!("{} s have passed, or pgctl failover --to NODE", pause.as_secs()),
+        format!(
+            "{} s have passed since then, or pgctl failover --to NODE",
+            pause.as_secs()
+        ),
     );
     Some(Decision::wait("no-flapping", reason).again(until, "the pause between failovers ends"))
+}
+
+/// How long an epoch has to last before a failover ends it by itself: nothing after a stable one, and twice as long for
+/// each short one in a row, up to `longest_ms`. A single second failure is answered at once; a network that comes and
+/// goes cannot drive the primary around.
+fn pause_after(short_epochs: u32, longest_ms: u64) -> Duration {
+    let doubled = if short_epochs == 0 {
+        0
+    } else {
+        1_000_u64 << short_epochs.min(16)
+    };
+    Duration::from_millis(doubled.min(longest_ms))
 }
 
 /// A voter has pledged to the next epoch while the holder lives on: it can support the holder no more until that

@@ -40,6 +40,8 @@ pub struct CoordinatorMemory {
     pub round: Option<Round>,
     /// Since when this coordinator has seen the newest epoch.
     pub epoch_since: Option<MonoTime>,
+    /// How many epochs in a row, up to the one before this, have lasted less than `failover_pause_ms`.
+    pub short_epochs: u32,
     /// Since when this coordinator has seen the switchover under way in its phase.
     pub switchover_since: Option<MonoTime>,
     /// Since when a pledge beyond the newest epoch has been seen while the holder was well.
