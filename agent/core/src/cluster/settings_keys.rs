@@ -144,7 +144,8 @@ pub const SETTING_KEYS: &[SettingKey] = &[
     number!(
         "failover_pause_ms",
         "milliseconds, 0 to 3600000",
-        "The shortest time between two automatic failovers, unless a fence receipt proves the second safe.",
+        "The longest pause between automatic failovers that follow each other: two seconds after a short epoch, twice as \
+         long after each further one. A fence receipt needs no pause.",
         failover_pause_ms
     ),
     number!(
