@@ -7,13 +7,13 @@
 //! Invariants:
 //!
 //! * **C-1** Nothing is acknowledged to a peer that a crash of this node could undo ([`store`]).
-//! * **C-2** A number is given to one agent, once. An agent without its state gets a fresh one ([`admission`],
-//!   [`identity`]).
-//! * **C-3** A cluster is founded once: by the first of a member list that all its members share ([`founding`]).
-//! * **C-4** A message of another cluster, or for another number, changes nothing ([`rpc`]).
-//! * **C-5** Applying an entry reads nothing but the entry and the state ([`state_machine`]).
+//! * **C-2** A number is given to one agent, once. An agent without its state gets a fresh one (`admission.rs`,
+//!   `identity.rs`).
+//! * **C-3** A cluster is founded once: by the first of a member list that all its members share (`founding.rs`).
+//! * **C-4** A message of another cluster, or for another number, changes nothing (`rpc.rs`).
+//! * **C-5** Applying an entry reads nothing but the entry and the state (`state_machine.rs`).
 //! * **C-6** A Raft core that has stopped or does not answer is reported, never mistaken for a quiet one
-//!   ([`supervisor`]).
+//!   (`supervisor.rs`).
 //!
 //! Where to begin: [`ConsensusRoom`] (`room.rs`), then [`ConsensusHandle`] (`handle.rs`).
 
