@@ -7,7 +7,7 @@
 //! runtime brings a watch channel that wakes them in the order in which they came. So the same seed gives the same
 //! messages at the same times, with an ordinary build.
 //!
-//! `PGCTL_SIM_SEEDS` says how many seeds to run, `PGCTL_SIM_SEED` runs one and prints what it finds.
+//! `PGCTL_RAFT_SEEDS` says how many seeds to run, `PGCTL_RAFT_SEED` runs one and prints what it finds.
 #![allow(
     clippy::print_stdout,
     reason = "what a run was like is worth seeing with --nocapture"
@@ -51,7 +51,7 @@ fn run_all(seeds: std::ops::Range<u64>, plan: Plan) -> Vec<Outcome> {
 
 #[test]
 fn no_seed_breaks_safety_and_every_group_comes_back() {
-    if let Some(seed) = number("PGCTL_SIM_SEED") {
+    if let Some(seed) = number("PGCTL_RAFT_SEED") {
         for nodes in [3, 5] {
             println!(
                 "{:#?}",
@@ -66,7 +66,7 @@ fn no_seed_breaks_safety_and_every_group_comes_back() {
         }
         return;
     }
-    let seeds = number("PGCTL_SIM_SEEDS").unwrap_or(12);
+    let seeds = number("PGCTL_RAFT_SEEDS").unwrap_or(12);
     for nodes in [3, 5] {
         let outcomes = run_all(
             0..seeds,
@@ -81,7 +81,7 @@ fn no_seed_breaks_safety_and_every_group_comes_back() {
             .collect();
         if let Some(first) = broken.first() {
             panic!(
-                "{} of {seeds} seeds with {nodes} nodes; PGCTL_SIM_SEED={}: {first:#?}",
+                "{} of {seeds} seeds with {nodes} nodes; PGCTL_RAFT_SEED={}: {first:#?}",
                 broken.len(),
                 first.seed
             );
