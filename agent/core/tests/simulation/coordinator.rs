@@ -88,6 +88,7 @@ impl World {
     fn notice_stray_pledges(&mut self, node: usize) {
         let state = self.state(node);
         let now = self.nodes[node].clock.mono(self.now);
+        let mends = self.mutant != Some(Mutant::NoPledgeRepair);
         let agent = self.agent(node);
         let stray = agent
             .reports
@@ -99,7 +100,7 @@ impl World {
             .and_then(|holder| agent.reports.fresh(holder, now, Duration::from_secs(1)))
             .and_then(|report| report.holder)
             .is_some_and(|held| held.epoch == state.epoch && !held.left.is_zero());
-        if stray && well {
+        if stray && well && mends {
             agent.coordinator.stray_pledge_since.get_or_insert(now);
         } else {
             agent.coordinator.stray_pledge_since = None;

@@ -633,7 +633,11 @@ impl World {
             pg: data.then(|| self.observe(node)),
             voter: agent.voter.report(state.epoch.next(), reading),
             holder,
-            pledge: it.disk.pledge,
+            pledge: if self.mutant == Some(Mutant::ReleaseNotDurable) {
+                agent.voter.pledge()
+            } else {
+                it.disk.pledge
+            },
             applied: agent.applied as u64,
             prepared_for: agent.memory.checkpoint_for.clone(),
             explain: Vec::new(),

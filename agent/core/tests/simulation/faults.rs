@@ -15,12 +15,20 @@ use std::collections::BTreeSet;
 #[derive(Debug, Clone)]
 pub enum Trouble {
     Next,
+    /// A fault at a bad moment, in addition to those that come by themselves.
+    Extra,
     HealAll,
-    StartAgent { node: usize },
-    Thaw { node: usize },
+    StartAgent {
+        node: usize,
+    },
+    Thaw {
+        node: usize,
+    },
     HealNet,
     Resume,
-    MaintenanceOff { node: usize },
+    MaintenanceOff {
+        node: usize,
+    },
     ExamEnds,
 }
 
@@ -74,7 +82,11 @@ impl World {
                     at: WallTime(0),
                 });
             }
-            Trouble::Next if self.healed => {}
+            Trouble::Next | Trouble::Extra if self.healed => {}
+            Trouble::Extra => {
+                let fault = *self.rng.pick(&self.plan.faults.clone());
+                self.strike(fault);
+            }
             Trouble::Next => {
                 let pause = self.rng.between(self.plan.pause / 4, self.plan.pause * 2);
                 self.after(pause, Event::Trouble(Trouble::Next));
@@ -134,6 +146,19 @@ impl World {
             Fault::SlowDisk => self.nodes[node].slow_until = self.now + soon,
             Fault::ApplyLag => self.nodes[node].lag_until = self.now + soon,
             Fault::ServerHang => self.nodes[node].server.hung_until = self.now + soon,
+            Fault::RestartOthers => {
+                let holder = self.raft.newest().holder.map(index);
+                for other in (0..self.nodes.len()).filter(|other| Some(*other) != holder) {
+                    if Some(other) != self.raft.leader || self.rng.chance(300) {
+                        let delay = self.rng.mostly_short(20, 300) * MS;
+                        self.crash_agent(other, delay);
+                    }
+                }
+                if let Some(holder) = holder.filter(|_| self.rng.chance(500)) {
+                    self.treat_datagrams(holder, soon);
+                }
+            }
+            Fault::Misroute => self.misrouted_until = self.now + soon,
             Fault::Datagrams => self.treat_datagrams(node, soon),
             Fault::Voters => {
                 if self.rng.chance(500) {
@@ -332,6 +357,7 @@ impl World {
     pub fn heal_all(&mut self) {
         self.note(|| "--- healed".to_owned());
         self.healed = true;
+        self.misrouted_until = 0;
         self.net.heal();
         for node in 0..self.nodes.len() {
             self.thaw(node);

@@ -91,7 +91,10 @@ impl World {
         promise: Duration,
     ) {
         let reading = self.reading(node);
-        let answer = self.agent(node).voter.renew(epoch, incarnation, promise, reading);
+        let mut answer = self.agent(node).voter.renew(epoch, incarnation, promise, reading);
+        if self.mutant == Some(Mutant::PledgedVoterRenews) {
+            answer = RenewAnswer::Granted;
+        }
         self.send(node, from, Msg::Renewed { epoch, round, answer });
     }
 
@@ -171,9 +174,15 @@ impl World {
         if self.agent(node).fenced >= epoch {
             return;
         }
+        let held = self
+            .agent(node)
+            .holder
+            .as_ref()
+            .is_some_and(|holder| holder.deadline().is_some());
         match self.mutant {
             Some(Mutant::NoFenceAtLeaseEnd) => return,
-            Some(Mutant::ExtendedAfterItsEnd) => {
+            Some(Mutant::HolderNeverGivesUp) if held => {}
+            Some(Mutant::ExtendedAfterItsEnd | Mutant::HolderNeverGivesUp) => {
                 let lease = self.state(node).settings.timing.lease();
                 self.agent(node).holder = Some(Holder::new(epoch, lease));
                 self.agent_after(node, 0, Timer::Renew { epoch });

@@ -31,10 +31,14 @@ pub enum Mutant {
     GateBeforeFirstRow,
     OnlyPostmasterKilled,
     StandbyWithoutRule,
+    PledgedVoterRenews,
+    HolderNeverGivesUp,
+    NoPledgeRepair,
+    RuleReplacedAtBegin,
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 25] = [
+    pub const ALL: [Mutant; 29] = [
         Mutant::PromiseAsShortAsLease,
         Mutant::DeadlineFromTheAnswer,
         Mutant::ExtendedAfterItsEnd,
@@ -60,6 +64,10 @@ impl Mutant {
         Mutant::GateBeforeFirstRow,
         Mutant::OnlyPostmasterKilled,
         Mutant::StandbyWithoutRule,
+        Mutant::PledgedVoterRenews,
+        Mutant::HolderNeverGivesUp,
+        Mutant::NoPledgeRepair,
+        Mutant::RuleReplacedAtBegin,
     ];
 
     /// What the mutants of the gate show it instead of the recorded rules.
@@ -80,10 +88,12 @@ impl Mutant {
         after: &mut ClusterState,
         accepted: bool,
     ) {
+        if let (Some(Mutant::RuleReplacedAtBegin), Command::SyncBegin { rule, .. }, true) =
+            (mutant, command, accepted)
+        {
+            after.sync = vec![rule.clone()];
+        }
         let Command::ChangeEpoch(change) = command else {
-            if mutated_gate(mutant) {
-                // Only the gate looked at other rules.
-            }
             return;
         };
         if !accepted {

@@ -499,9 +499,16 @@ impl World {
             return;
         };
         let Some(own) = server.place() else { return };
+        let upstream = if self.misrouted_until > now {
+            self.somewhere(node, upstream)
+        } else {
+            upstream
+        };
         let up = &self.nodes[upstream].server;
         if up.run != Run::Primary
             || up.hung_until > now
+            // Its slot is still in use by the connection before.
+            || up.senders.iter().any(|sender| sender.node == node)
             || self.nodes[upstream].suspended
             || !self.net.both(node, upstream)
         {
@@ -542,6 +549,18 @@ impl World {
         self.ship(upstream);
         self.look_soon(node);
         self.look_soon(upstream);
+    }
+
+    /// Where a connection ends that should go to `upstream`, while names and addresses cannot be trusted.
+    fn somewhere(&mut self, node: usize, upstream: usize) -> usize {
+        let primaries: Vec<usize> = (0..self.nodes.len())
+            .filter(|other| *other != node && self.nodes[*other].server.run == Run::Primary)
+            .collect();
+        if primaries.is_empty() {
+            upstream
+        } else {
+            *self.rng.pick(&primaries)
+        }
     }
 
     /// Writes one commit; its session waits as long as it has to.

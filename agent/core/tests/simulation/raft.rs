@@ -2,6 +2,7 @@
 //! answers that get lost, nodes that apply late.
 
 use crate::clock::{MS, Time};
+use crate::faults::Trouble;
 use crate::mutants::Mutant;
 use crate::world::{Event, Msg, World};
 use agent_core::cluster::{Applied, ClusterState, Command, Rejected};
@@ -260,6 +261,10 @@ impl World {
         }
         state.events.clear();
         self.check_entry(&before, &command, &state, outcome.is_ok());
+        if state.epoch != before.epoch && self.rng.chance(self.plan.at_grants) {
+            let delay = self.rng.mostly_short(0, 500 * MS);
+            self.after(delay, Event::Trouble(Trouble::Extra));
+        }
         self.push(state);
         outcome
     }
