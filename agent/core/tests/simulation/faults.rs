@@ -21,6 +21,10 @@ pub enum Trouble {
     StartAgent {
         node: usize,
     },
+    /// The agent dies, and is back at once.
+    Restart {
+        node: usize,
+    },
     Thaw {
         node: usize,
     },
@@ -62,6 +66,12 @@ impl World {
             Trouble::StartAgent { node } => {
                 if self.nodes[node].agent.is_none() {
                     self.start_agent(node);
+                }
+            }
+            Trouble::Restart { node } => {
+                if !self.healed {
+                    let delay = self.rng.mostly_short(10, 100) * MS;
+                    self.crash_agent(node, delay);
                 }
             }
             Trouble::Thaw { node } => self.thaw(node),

@@ -1,10 +1,11 @@
 //! The lease thread of an agent: renewals, the deadline, the fence, and the voter's side.
 
 use crate::clock::MS;
+use crate::faults::Trouble;
 use crate::mutants::Mutant;
 use crate::postgres::Run;
 use crate::raft::id;
-use crate::world::{Msg, Releasing, Timer, World};
+use crate::world::{Event, Msg, Releasing, Timer, World};
 use agent_core::cluster::{Command, Release};
 use agent_core::decide::node::Conf;
 use agent_core::ids::Epoch;
@@ -238,6 +239,10 @@ impl World {
         agent.old_deadline = None;
         agent.receipt = Some(receipt);
         self.broadcast(node, &Msg::Receipt(receipt));
+        if !self.healed && self.rng.chance(self.plan.at_grants / 3) {
+            let delay = self.rng.mostly_short(0, 60 * MS);
+            self.after(delay, Event::Trouble(Trouble::Restart { node }));
+        }
         self.report(node);
         self.look_soon(node);
     }
@@ -336,8 +341,10 @@ impl World {
 
     pub fn answer_release(&mut self, node: usize, releasing: &Releasing) {
         self.agent(node).releasing = false;
+        let job = self.agent(node).job.is_some();
         let server = &self.nodes[node].server;
-        let place = server.place();
+        // What a job is about to change is not told.
+        let place = server.place().filter(|_| !job);
         let position = match server.run {
             Run::Standby if server.receiver.is_none() && server.upstream.is_none() => place,
             Run::Standby if self.mutant == Some(Mutant::UpstreamKeptOnPledge) => place,
