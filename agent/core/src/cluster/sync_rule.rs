@@ -68,7 +68,7 @@ impl SyncRule {
         let mut rules = recorded.to_vec();
         for same_server in recorded.chunk_by(|a, b| a.primary == b.primary) {
             let waiting = || same_server.iter().filter(|rule| rule.k > 0);
-            if let (Some(newest), Some(k)) = (waiting().last(), waiting().map(|rule| rule.k).min())
+            if let (Some(newest), Some(k)) = (waiting().next_back(), waiting().map(|rule| rule.k).min())
                 && waiting().count() > 1
             {
                 let members = waiting().flat_map(|rule| rule.members.iter().copied()).collect();

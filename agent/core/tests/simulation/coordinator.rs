@@ -1,8 +1,9 @@
 //! The shell around the coordinator's decisions, on every node that takes itself for the coordinator.
 
+use crate::event::Msg;
 use crate::mutants::Mutant;
 use crate::raft::id;
-use crate::world::{Msg, World};
+use crate::world::World;
 use agent_core::cluster::Release;
 use agent_core::decide::cluster::{self, ClusterAction, CoordinatorView, Round};
 use agent_core::ids::Epoch;

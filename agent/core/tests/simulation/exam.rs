@@ -2,11 +2,12 @@
 //! until another node serves. A protocol that never grants anything would pass every check but this one.
 
 use crate::clock::{MS, Time};
+use crate::event::Event;
 use crate::faults::Trouble;
 use crate::network::Datagrams;
 use crate::postgres::Run;
 use crate::raft::index;
-use crate::world::{Event, World};
+use crate::world::World;
 use agent_core::cluster::SyncMode;
 use agent_core::ids::Epoch;
 

@@ -1,12 +1,13 @@
 //! The nemesis and the operator: what goes wrong, what is ordered, and how all of it ends.
 
 use crate::clock::{MS, Time};
+use crate::event::Event;
 use crate::exam::Exam;
 use crate::network::Datagrams;
 use crate::plan::{Fault, timing};
 use crate::postgres::Who;
 use crate::raft::{id, index};
-use crate::world::{Event, World};
+use crate::world::World;
 use agent_core::cluster::{Command, Settings, SyncMode};
 use agent_core::ids::{NodeId, RequestId};
 use agent_core::time::WallTime;

@@ -1,11 +1,12 @@
 //! The lease thread of an agent: renewals, the deadline, the fence, and the voter's side.
 
 use crate::clock::MS;
+use crate::event::{Event, Msg, Releasing, Timer};
 use crate::faults::Trouble;
 use crate::mutants::Mutant;
 use crate::postgres::Run;
 use crate::raft::id;
-use crate::world::{Event, Msg, Releasing, Timer, World};
+use crate::world::World;
 use agent_core::cluster::{Command, Release};
 use agent_core::decide::node::Conf;
 use agent_core::ids::Epoch;

@@ -2,9 +2,10 @@
 //! answers that get lost, nodes that apply late.
 
 use crate::clock::{MS, Time};
+use crate::event::{Event, Msg};
 use crate::faults::Trouble;
 use crate::mutants::Mutant;
-use crate::world::{Event, Msg, World};
+use crate::world::World;
 use agent_core::cluster::{Applied, ClusterState, Command, Rejected};
 use agent_core::ids::NodeId;
 use std::collections::BTreeSet;

@@ -303,7 +303,7 @@ proptest! {
     ) {
         let mut state = serving(SyncMode::Quorum);
         for (version, set) in changes {
-            state.apply_voters(version, &[set.clone()]);
+            state.apply_voters(version, std::slice::from_ref(&set));
             let all = state.voters.all();
             prop_assert!(set.is_subset(&all));
             prop_assert!(!state.voters.majority(&nodes(&[])));
