@@ -201,6 +201,12 @@ impl World {
     }
 
     pub fn start_server(&mut self, node: usize, conf: &Conf) {
+        if self.nodes[node].disk.broken {
+            self.violation(&format!(
+                "n{} starts a server on data that is not whole",
+                node + 1
+            ));
+        }
         let upstream = self.upstream_of(conf);
         let names = Rc::new(self.names_of(conf));
         let delay = self.takes(30 * MS, 400 * MS);

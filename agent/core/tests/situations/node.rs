@@ -343,3 +343,35 @@ fn a_primary_that_is_ordered_to_yield_is_ended() {
         &["Fence"],
     );
 }
+
+#[test]
+fn data_that_a_rewind_has_left_half_done_is_never_started() {
+    let mut ahead = founded(SyncMode::Quorum);
+    ahead.creator = Some(N1);
+    let mut view = node_view(N1, &ahead, down());
+    view.memory.broken = true;
+    assert_decides(&view, "data-broken", &[]);
+    let state = serving(SyncMode::Quorum);
+    let mut view = node_view(N2, &state, down());
+    view.memory.broken = true;
+    assert_decides(&view, "wait-for-a-source", &[]);
+    let mut granted = serving(SyncMode::Quorum);
+    granted.promotion = None;
+    granted.timeline = agent_core::pg::TimelineId(3);
+    let mut view = node_view(N1, &granted, down());
+    view.memory.broken = true;
+    assert_decides(&view, "holder-cannot-start", &["Fence"]);
+    view.lease.fenced = Epoch(1);
+    assert_decides(&view, "data-broken", &[]);
+}
+
+#[test]
+fn a_holder_whose_server_does_not_start_makes_room_for_another() {
+    let mut state = serving(SyncMode::Quorum);
+    state.promotion = None;
+    state.timeline = agent_core::pg::TimelineId(3);
+    let mut view = node_view(N1, &state, down());
+    assert_decides(&view, "start-to-be-promoted", &["Start"]);
+    view.memory.job_failed_at = Some(NOW);
+    assert_decides(&view, "holder-cannot-start", &["Fence"]);
+}
