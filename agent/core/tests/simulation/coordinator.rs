@@ -42,7 +42,7 @@ impl World {
             &decision.reasons,
             decision.wake_at.is_some(),
         );
-        if !decision.actions.is_empty() {
+        if !decision.actions.is_empty() || self.verbose {
             self.note(|| format!("n{} coordinator: {}", node + 1, decision.rule));
         }
         for action in decision.actions {

@@ -290,6 +290,11 @@ impl World {
                     self.agent_after(node, delay, Timer::CheckpointMade { request });
                 }
             }
+            // The log has the last word on whether there is a database already: this node's state may be an old one.
+            NodeAction::CreateDatabase => {
+                let (node_id, at) = (id(node), WallTime(0));
+                self.propose(node, Command::ChooseCreator { node: node_id, at });
+            }
             _ if has_job || self.agent(node).fencing.is_some() || self.agent(node).releasing => {}
             NodeAction::Start { conf } => self.perform_start(node, conf),
             NodeAction::Configure { conf, lineage } => self.perform_configure(node, conf, lineage),
@@ -417,11 +422,19 @@ impl World {
             return;
         };
         let (_, command) = agent.proposals.remove(at);
-        if let Command::OpenGate { epoch, .. } = command {
+        if let Command::OpenGate { epoch, .. } = &command {
             agent.opening = None;
             if accepted {
-                agent.memory.gate = Some(epoch);
+                agent.memory.gate = Some(*epoch);
             }
+        }
+        if let Command::ChooseCreator { node: creator, .. } = command
+            && accepted
+            && creator == id(node)
+            && self.agent(node).job.is_none()
+            && self.nodes[node].server.data.is_none()
+        {
+            self.begin_job(node, NodeAction::CreateDatabase);
         }
         self.look_soon(node);
     }

@@ -104,6 +104,7 @@ fn one_seed_that_was_asked_for() {
     let mutant = std::env::var("PGCTL_SIM_MUTANT").ok().map(|name| {
         *Mutant::ALL
             .iter()
+            .chain(&Mutant::RARE)
             .find(|mutant| format!("{mutant:?}") == name)
             .expect("a mutant of that name")
     });
