@@ -169,7 +169,8 @@ fn acknowledged_commits_are_kept(state: &ClusterState, change: &EpochChange) -> 
         return Reason::open(ID, why);
     }
     let released = pledged(change);
-    match state.sync.iter().find(|rule| !kept(state, rule, &released)) {
+    let rules = SyncRule::possible(&state.sync);
+    match rules.iter().find(|rule| !kept(state, rule, &released)) {
         None => Reason::open(
             ID,
             format!(

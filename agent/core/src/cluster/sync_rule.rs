@@ -57,6 +57,32 @@ impl SyncRule {
     }
 }
 
+impl SyncRule {
+    /// Every rule that a commit may have been acknowledged under while the `recorded` ones, oldest first, may be in force.
+    ///
+    /// While a server reads its configuration again, some of its walsenders go by the old rule and some by the new. Each
+    /// counts whoever counts itself in, but asks for its own number: so for a moment it may be the lower number, of the
+    /// members of both. One such rule is added for each server that has more than one recorded.
+    #[must_use]
+    pub fn possible(recorded: &[SyncRule]) -> Vec<SyncRule> {
+        let mut rules = recorded.to_vec();
+        for same_server in recorded.chunk_by(|a, b| a.primary == b.primary) {
+            let waiting = || same_server.iter().filter(|rule| rule.k > 0);
+            if let (Some(newest), Some(k)) = (waiting().next_back(), waiting().map(|rule| rule.k).min())
+                && waiting().count() > 1
+            {
+                let members = waiting().flat_map(|rule| rule.members.iter().copied()).collect();
+                rules.push(SyncRule {
+                    k,
+                    members,
+                    ..newest.clone()
+                });
+            }
+        }
+        rules
+    }
+}
+
 /// A `synchronous_standby_names` that no standby answers to: what every server but a promoted one runs with, so that
 /// a server which turns writable before its rule is in force acknowledges nothing.
 pub const UNSATISFIABLE: &str = "ANY 1 (\"pgctl_no_such_standby\")";
@@ -107,6 +133,25 @@ mod tests {
     fn a_degraded_rule_is_covered_by_its_primary_alone() {
         assert!(!rule(0, &[]).covered_by(&set(&[2, 3])));
         assert!(rule(0, &[]).covered_by(&set(&[1])));
+    }
+
+    #[test]
+    fn between_two_rules_the_lower_number_of_all_members_may_be_enough() {
+        let walk = [rule(1, &[3]), rule(2, &[3, 5])];
+        let possible = SyncRule::possible(&walk);
+        assert_eq!(possible.len(), 3);
+        assert!(walk.iter().all(|rule| rule.covered_by(&set(&[3]))));
+        assert!(
+            !possible.iter().all(|rule| rule.covered_by(&set(&[3]))),
+            "a walsender that still asks for one may have counted node 5"
+        );
+        assert!(possible.iter().all(|rule| rule.covered_by(&set(&[3, 5]))));
+    }
+
+    #[test]
+    fn one_rule_alone_or_one_that_asks_nobody_mixes_with_nothing() {
+        assert_eq!(SyncRule::possible(&[rule(1, &[2, 3])]).len(), 1);
+        assert_eq!(SyncRule::possible(&[rule(0, &[]), rule(1, &[2])]).len(), 2);
     }
 
     #[test]

@@ -216,6 +216,22 @@ mod tests {
     }
 
     #[test]
+    fn a_receipt_does_not_end_the_quarantine() {
+        let mut voter = settled();
+        voter.receipt(&FenceReceipt {
+            epoch: Epoch(1),
+            node: NodeId(1),
+            incarnation: 1,
+            clean_end: None,
+        });
+        assert_eq!(
+            voter.bound_for(Epoch(2), at(40)),
+            Duration::from_millis(60),
+            "a later life of the holder's agent may have been promised something before the restart"
+        );
+    }
+
+    #[test]
     fn both_clocks_must_agree_that_a_promise_is_over() {
         let mut voter = settled();
         voter.renew(Epoch(1), 1, PROMISE, at(200));

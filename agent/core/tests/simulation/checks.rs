@@ -5,7 +5,7 @@ use crate::postgres::{Commit, Run, Who};
 use crate::raft::{id, index};
 use crate::wal::Place;
 use crate::world::World;
-use agent_core::cluster::{Cause, ClusterState, Command, MemberKind, SyncMode};
+use agent_core::cluster::{Cause, ClusterState, Command, MemberKind, SyncMode, SyncRule};
 use agent_core::ids::Epoch;
 use agent_core::pg::Position;
 use agent_core::reason::Reason;
@@ -98,7 +98,7 @@ impl World {
             return;
         }
         let holders = self.holders_of(commit);
-        let explained = state.sync.iter().any(|rule| {
+        let explained = SyncRule::possible(&state.sync).iter().any(|rule| {
             let have = rule
                 .members
                 .iter()

@@ -1,8 +1,9 @@
 //! The shell around the coordinator's decisions, on every node that takes itself for the coordinator.
 
+use crate::event::Msg;
 use crate::mutants::Mutant;
 use crate::raft::id;
-use crate::world::{Msg, World};
+use crate::world::World;
 use agent_core::cluster::Release;
 use agent_core::decide::cluster::{self, ClusterAction, CoordinatorView, Round};
 use agent_core::ids::Epoch;
@@ -41,7 +42,7 @@ impl World {
             &decision.reasons,
             decision.wake_at.is_some(),
         );
-        if !decision.actions.is_empty() {
+        if !decision.actions.is_empty() || self.verbose {
             self.note(|| format!("n{} coordinator: {}", node + 1, decision.rule));
         }
         for action in decision.actions {
@@ -88,6 +89,7 @@ impl World {
     fn notice_stray_pledges(&mut self, node: usize) {
         let state = self.state(node);
         let now = self.nodes[node].clock.mono(self.now);
+        let mends = self.mutant != Some(Mutant::NoPledgeRepair);
         let agent = self.agent(node);
         let stray = agent
             .reports
@@ -99,7 +101,7 @@ impl World {
             .and_then(|holder| agent.reports.fresh(holder, now, Duration::from_secs(1)))
             .and_then(|report| report.holder)
             .is_some_and(|held| held.epoch == state.epoch && !held.left.is_zero());
-        if stray && well {
+        if stray && well && mends {
             agent.coordinator.stray_pledge_since.get_or_insert(now);
         } else {
             agent.coordinator.stray_pledge_since = None;

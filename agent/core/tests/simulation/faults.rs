@@ -1,12 +1,13 @@
 //! The nemesis and the operator: what goes wrong, what is ordered, and how all of it ends.
 
 use crate::clock::{MS, Time};
+use crate::event::Event;
 use crate::exam::Exam;
 use crate::network::Datagrams;
 use crate::plan::{Fault, timing};
 use crate::postgres::Who;
 use crate::raft::{id, index};
-use crate::world::{Event, World};
+use crate::world::World;
 use agent_core::cluster::{Command, Settings, SyncMode};
 use agent_core::ids::{NodeId, RequestId};
 use agent_core::time::WallTime;
@@ -15,12 +16,24 @@ use std::collections::BTreeSet;
 #[derive(Debug, Clone)]
 pub enum Trouble {
     Next,
+    /// A fault at a bad moment, in addition to those that come by themselves.
+    Extra,
     HealAll,
-    StartAgent { node: usize },
-    Thaw { node: usize },
+    StartAgent {
+        node: usize,
+    },
+    /// The agent dies, and is back at once.
+    Restart {
+        node: usize,
+    },
+    Thaw {
+        node: usize,
+    },
     HealNet,
     Resume,
-    MaintenanceOff { node: usize },
+    MaintenanceOff {
+        node: usize,
+    },
     ExamEnds,
 }
 
@@ -56,6 +69,12 @@ impl World {
                     self.start_agent(node);
                 }
             }
+            Trouble::Restart { node } => {
+                if !self.healed {
+                    let delay = self.rng.mostly_short(10, 100) * MS;
+                    self.crash_agent(node, delay);
+                }
+            }
             Trouble::Thaw { node } => self.thaw(node),
             Trouble::HealNet => self.net.heal(),
             Trouble::Resume => {
@@ -74,7 +93,11 @@ impl World {
                     at: WallTime(0),
                 });
             }
-            Trouble::Next if self.healed => {}
+            Trouble::Next | Trouble::Extra if self.healed => {}
+            Trouble::Extra => {
+                let fault = *self.rng.pick(&self.plan.faults.clone());
+                self.strike(fault);
+            }
             Trouble::Next => {
                 let pause = self.rng.between(self.plan.pause / 4, self.plan.pause * 2);
                 self.after(pause, Event::Trouble(Trouble::Next));
@@ -134,6 +157,19 @@ impl World {
             Fault::SlowDisk => self.nodes[node].slow_until = self.now + soon,
             Fault::ApplyLag => self.nodes[node].lag_until = self.now + soon,
             Fault::ServerHang => self.nodes[node].server.hung_until = self.now + soon,
+            Fault::RestartOthers => {
+                let holder = self.raft.newest().holder.map(index);
+                for other in (0..self.nodes.len()).filter(|other| Some(*other) != holder) {
+                    if Some(other) != self.raft.leader || self.rng.chance(300) {
+                        let delay = self.rng.mostly_short(20, 300) * MS;
+                        self.crash_agent(other, delay);
+                    }
+                }
+                if let Some(holder) = holder.filter(|_| self.rng.chance(500)) {
+                    self.treat_datagrams(holder, soon);
+                }
+            }
+            Fault::Misroute => self.misrouted_until = self.now + soon,
             Fault::Datagrams => self.treat_datagrams(node, soon),
             Fault::Voters => {
                 if self.rng.chance(500) {
@@ -332,6 +368,7 @@ impl World {
     pub fn heal_all(&mut self) {
         self.note(|| "--- healed".to_owned());
         self.healed = true;
+        self.misrouted_until = 0;
         self.net.heal();
         for node in 0..self.nodes.len() {
             self.thaw(node);

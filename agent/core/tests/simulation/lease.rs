@@ -1,10 +1,12 @@
 //! The lease thread of an agent: renewals, the deadline, the fence, and the voter's side.
 
 use crate::clock::MS;
+use crate::event::{Event, Msg, Releasing, Timer};
+use crate::faults::Trouble;
 use crate::mutants::Mutant;
 use crate::postgres::Run;
 use crate::raft::id;
-use crate::world::{Msg, Releasing, Timer, World};
+use crate::world::World;
 use agent_core::cluster::{Command, Release};
 use agent_core::decide::node::Conf;
 use agent_core::ids::Epoch;
@@ -91,7 +93,10 @@ impl World {
         promise: Duration,
     ) {
         let reading = self.reading(node);
-        let answer = self.agent(node).voter.renew(epoch, incarnation, promise, reading);
+        let mut answer = self.agent(node).voter.renew(epoch, incarnation, promise, reading);
+        if self.mutant == Some(Mutant::PledgedVoterRenews) {
+            answer = RenewAnswer::Granted;
+        }
         self.send(node, from, Msg::Renewed { epoch, round, answer });
     }
 
@@ -171,9 +176,15 @@ impl World {
         if self.agent(node).fenced >= epoch {
             return;
         }
+        let held = self
+            .agent(node)
+            .holder
+            .as_ref()
+            .is_some_and(|holder| holder.deadline().is_some());
         match self.mutant {
             Some(Mutant::NoFenceAtLeaseEnd) => return,
-            Some(Mutant::ExtendedAfterItsEnd) => {
+            Some(Mutant::HolderNeverGivesUp) if held => {}
+            Some(Mutant::ExtendedAfterItsEnd | Mutant::HolderNeverGivesUp) => {
                 let lease = self.state(node).settings.timing.lease();
                 self.agent(node).holder = Some(Holder::new(epoch, lease));
                 self.agent_after(node, 0, Timer::Renew { epoch });
@@ -229,6 +240,10 @@ impl World {
         agent.old_deadline = None;
         agent.receipt = Some(receipt);
         self.broadcast(node, &Msg::Receipt(receipt));
+        if !self.healed && self.rng.chance(self.plan.at_grants / 3) {
+            let delay = self.rng.mostly_short(0, 60 * MS);
+            self.after(delay, Event::Trouble(Trouble::Restart { node }));
+        }
         self.report(node);
         self.look_soon(node);
     }
@@ -327,8 +342,10 @@ impl World {
 
     pub fn answer_release(&mut self, node: usize, releasing: &Releasing) {
         self.agent(node).releasing = false;
+        let job = self.agent(node).job.is_some();
         let server = &self.nodes[node].server;
-        let place = server.place();
+        // What a job is about to change is not told.
+        let place = server.place().filter(|_| !job);
         let position = match server.run {
             Run::Standby if server.receiver.is_none() && server.upstream.is_none() => place,
             Run::Standby if self.mutant == Some(Mutant::UpstreamKeptOnPledge) => place,

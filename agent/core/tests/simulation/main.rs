@@ -11,14 +11,20 @@ mod checks;
 mod clock;
 mod coordinator;
 mod driver;
+mod event;
 mod exam;
 mod faults;
+mod jobs;
 mod lease;
 mod mutants;
 mod network;
+mod node;
+mod observe;
 mod plan;
 mod postgres;
 mod raft;
+mod replication;
+mod reports;
 mod rng;
 mod wal;
 mod world;
@@ -98,6 +104,7 @@ fn one_seed_that_was_asked_for() {
     let mutant = std::env::var("PGCTL_SIM_MUTANT").ok().map(|name| {
         *Mutant::ALL
             .iter()
+            .chain(&Mutant::RARE)
             .find(|mutant| format!("{mutant:?}") == name)
             .expect("a mutant of that name")
     });

@@ -32,10 +32,14 @@ pub enum Fault {
     Settings,
     Voters,
     Datagrams,
+    /// Every agent but the primary's is restarted, as an upgrade would.
+    RestartOthers,
+    /// A name or an address leads standbys to whatever primary there is.
+    Misroute,
 }
 
 impl Fault {
-    const ALL: [Fault; 23] = [
+    const ALL: [Fault; 25] = [
         Fault::AgentCrash,
         Fault::AgentFreeze,
         Fault::NodeFreeze,
@@ -59,10 +63,25 @@ impl Fault {
         Fault::Settings,
         Fault::Voters,
         Fault::Datagrams,
+        Fault::RestartOthers,
+        Fault::Misroute,
     ];
 
     /// Mixtures that aim at one part of the protocol.
-    const THEMES: [&'static [Fault]; 6] = [
+    const THEMES: [&'static [Fault]; 9] = [
+        &[Fault::Datagrams, Fault::RestartOthers],
+        &[
+            Fault::Lossy,
+            Fault::AgentCrash,
+            Fault::Datagrams,
+            Fault::ServerCrash,
+        ],
+        &[
+            Fault::Misroute,
+            Fault::AgentFreeze,
+            Fault::AgentCrash,
+            Fault::CutLink,
+        ],
         &[
             Fault::Datagrams,
             Fault::Datagrams,
@@ -118,6 +137,8 @@ pub struct Plan {
     pub pause: Time,
     /// Machines on which nothing takes long.
     pub quick: bool,
+    /// How often a change of epoch draws a fault upon itself, per thousand.
+    pub at_grants: u64,
     pub raw_ppm: Vec<i64>,
     /// Time between two commits.
     pub commit_every: Time,
@@ -174,6 +195,7 @@ impl Plan {
             quiet: if rng.chance(100) { 0 } else { 3_000 * MS },
             horizon: rng.between(6_000, 14_000) * MS,
             pause: *rng.pick(&[150, 400, 1_000, 2_000]) * MS,
+            at_grants: *rng.pick(&[0, 300, 900]),
             quick: rng.chance(300),
             raw_ppm: (0..nodes).map(|_| *rng.pick(&[-1_000, 0, 1_000])).collect(),
             commit_every: *rng.pick(&[10, 25, 60]) * MS,

@@ -4,14 +4,11 @@ use crate::clock::{MS, Time};
 use crate::mutants::Mutant;
 use crate::raft::{id, index};
 use crate::wal::Place;
-use crate::world::{Event, World};
+use crate::world::World;
 use agent_core::decide::node::Conf;
 use agent_core::ids::{Epoch, NodeId};
-use agent_core::pg::{ControlFile, ControlState, Lsn, SystemId, TimelineId};
-use agent_core::view::{
-    PgObservation, PrimaryView, Receiver as ReceiverView, Server as ServerView, StandbyConnection,
-    StandbyView, Upstream,
-};
+use agent_core::pg::{ControlState, SystemId, TimelineId};
+use agent_core::view::Upstream;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -45,6 +42,9 @@ impl SyncNames {
     }
 }
 
+/// The include file: where to stream from, and `synchronous_standby_names`.
+type File = (Option<(usize, Upstream)>, Rc<SyncNames>);
+
 /// A walsender, as the primary has it.
 #[derive(Debug)]
 pub struct Sender {
@@ -53,14 +53,14 @@ pub struct Sender {
     pub name: String,
     pub flush: u64,
     pub sent: u64,
-    last_arrival: Time,
-    conf: Rc<SyncNames>,
+    pub last_arrival: Time,
+    pub conf: Rc<SyncNames>,
     /// Told to read its configuration again, and has not yet.
-    pending: Option<(Time, Rc<SyncNames>)>,
+    pub pending: Option<(Time, Rc<SyncNames>)>,
 }
 
 impl Sender {
-    fn listed(&self) -> bool {
+    pub fn listed(&self) -> bool {
         self.conf.names.contains(&self.name)
     }
 }
@@ -70,9 +70,9 @@ impl Sender {
 pub struct Receiver {
     pub conn: u64,
     pub upstream: usize,
-    upstream_life: u64,
+    pub upstream_life: u64,
     pub name: String,
-    broken_since: Option<Time>,
+    pub broken_since: Option<Time>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,12 +104,12 @@ pub struct Server {
     pub upstream: Option<(usize, Upstream)>,
     pub names: Rc<SyncNames>,
     /// What its include file says.
-    file: Option<(Option<(usize, Upstream)>, Rc<SyncNames>)>,
+    file: Option<File>,
     /// What the checkpointer has told the backends: commits have to wait.
     pub commits_wait: bool,
     pub receiver: Option<Receiver>,
     pub senders: Vec<Sender>,
-    released: u64,
+    pub released: u64,
     pub waiting: VecDeque<Commit>,
     /// The epoch under which it was promoted.
     pub epoch: Epoch,
@@ -144,7 +144,6 @@ pub enum Step {
 /// The one database of a run.
 pub const SYSTEM: SystemId = SystemId(7_000_000_000_000_000_001);
 const RECORD: u64 = 100;
-const CONNECTION_LIVES: Time = 1_500 * MS;
 
 impl Server {
     pub fn new() -> Server {
@@ -176,80 +175,6 @@ impl Server {
 }
 
 impl World {
-    /// What a look at the server shows.
-    pub fn observe(&self, node: usize) -> PgObservation {
-        let server = &self.nodes[node].server;
-        let condition = match (server.run, &server.data) {
-            _ if self.busy_with_data(node).is_some() => ServerView::Busy {
-                job: self.busy_with_data(node).unwrap_or_default().to_owned(),
-            },
-            (_, None) => ServerView::NoData,
-            (Run::Down, _) => ServerView::Down,
-            (Run::Starting, _) => ServerView::Starting,
-            (Run::Stopping, _) => ServerView::Unresponsive {
-                why: "it is shutting down".to_owned(),
-            },
-            _ if server.hung_until > self.now => ServerView::Unresponsive {
-                why: "no answer".to_owned(),
-            },
-            (Run::Standby, Some(data)) => ServerView::Standby(StandbyView {
-                position: self.wal.position(data.place),
-                replay: Lsn(data.place.lsn),
-                replay_age_ms: None,
-                upstream: server.upstream.as_ref().map(|(_, upstream)| upstream.clone()),
-                receiver: server.receiver.as_ref().map(|_| ReceiverView {
-                    streaming: true,
-                    latest_end: Lsn(data.place.lsn),
-                }),
-                replay_paused: false,
-            }),
-            (Run::Primary, Some(data)) => ServerView::Primary(PrimaryView {
-                position: self.wal.position(data.place),
-                history: self.wal.history(data.place.branch),
-                synchronous_standby_names: server.names.text.clone(),
-                standbys: server
-                    .senders
-                    .iter()
-                    .map(|sender| self.seen(node, sender))
-                    .collect(),
-                read_only: false,
-            }),
-        };
-        PgObservation {
-            server: condition,
-            control: server.data.map(|data| ControlFile {
-                system_id: SYSTEM,
-                state: data.state,
-                checkpoint: Lsn(data.place.lsn),
-                redo: Lsn(data.place.lsn),
-                timeline: TimelineId(data.control_timeline),
-                min_recovery: Lsn(0),
-                checksums: true,
-            }),
-            version_num: 150_018,
-            postmaster_pid: None,
-            trouble: None,
-            pending_restart: Vec::new(),
-        }
-    }
-
-    /// A row of `pg_stat_replication`. The mutant without epochs in its names sees the ones that it expects.
-    fn seen(&self, node: usize, sender: &Sender) -> StandbyConnection {
-        let mut application_name = sender.name.clone();
-        if self.mutant == Some(Mutant::NameWithoutEpoch) {
-            application_name = self
-                .state(node)
-                .application_name(id(sender.node), self.state(node).epoch);
-        }
-        StandbyConnection {
-            application_name,
-            streaming: true,
-            sync_state: if sender.listed() { "quorum" } else { "async" }.to_owned(),
-            flush: Lsn(sender.flush),
-            replay: Lsn(sender.flush),
-        }
-    }
-
     fn upstream_of(&self, conf: &Conf) -> Option<(usize, Upstream)> {
         let mut upstream = conf.upstream.clone()?;
         if self.mutant == Some(Mutant::NameWithoutEpoch) {
@@ -276,6 +201,12 @@ impl World {
     }
 
     pub fn start_server(&mut self, node: usize, conf: &Conf) {
+        if self.nodes[node].disk.broken {
+            self.violation(&format!(
+                "n{} starts a server on data that is not whole",
+                node + 1
+            ));
+        }
         let upstream = self.upstream_of(conf);
         let names = Rc::new(self.names_of(conf));
         let delay = self.takes(30 * MS, 400 * MS);
@@ -426,124 +357,6 @@ impl World {
         self.server_after(node, delay, Step::CheckpointerReads);
     }
 
-    /// The regular life of a running server: it connects, notices dead connections, sends again.
-    fn beat(&mut self, node: usize) {
-        self.server_after(node, 100 * MS, Step::Beat);
-        if self.nodes[node].server.run == Run::Standby {
-            self.beat_standby(node);
-        }
-        let server = &mut self.nodes[node].server;
-        if server.senders.is_empty() {
-            return;
-        }
-        let now = self.now;
-        let nodes = &self.nodes;
-        let dead: Vec<u64> = nodes[node]
-            .server
-            .senders
-            .iter()
-            .filter(|sender| {
-                let alive = nodes[sender.node]
-                    .server
-                    .receiver
-                    .as_ref()
-                    .is_some_and(|r| r.conn == sender.conn);
-                !alive && (self.net.both(node, sender.node) || now > sender.last_arrival + CONNECTION_LIVES)
-            })
-            .map(|sender| sender.conn)
-            .collect();
-        self.nodes[node]
-            .server
-            .senders
-            .retain(|sender| !dead.contains(&sender.conn));
-        self.ship(node);
-    }
-
-    fn beat_standby(&mut self, node: usize) {
-        let now = self.now;
-        if let Some(receiver) = &self.nodes[node].server.receiver {
-            let upstream = receiver.upstream;
-            let open = self.net.both(node, upstream);
-            let up = &self.nodes[upstream].server;
-            let gone = open && !up.senders.iter().any(|sender| sender.conn == receiver.conn);
-            let (conn, life) = (receiver.conn, up.life == receiver.upstream_life);
-            let receiver = self.nodes[node]
-                .server
-                .receiver
-                .as_mut()
-                .expect("looked at above");
-            if open && life {
-                receiver.broken_since = None;
-            } else {
-                receiver.broken_since.get_or_insert(now);
-            }
-            if gone
-                || receiver
-                    .broken_since
-                    .is_some_and(|since| now - since > CONNECTION_LIVES)
-            {
-                self.nodes[node].server.receiver = None;
-                self.look_soon(node);
-            } else {
-                self.reply(node, conn);
-            }
-            return;
-        }
-        self.connect(node);
-    }
-
-    fn connect(&mut self, node: usize) {
-        let now = self.now;
-        let server = &self.nodes[node].server;
-        let Some((upstream, how)) = server.upstream.clone() else {
-            return;
-        };
-        let Some(own) = server.place() else { return };
-        let up = &self.nodes[upstream].server;
-        if up.run != Run::Primary
-            || up.hung_until > now
-            || self.nodes[upstream].suspended
-            || !self.net.both(node, upstream)
-        {
-            return;
-        }
-        let life = up.life;
-        let Some(there) = up.place() else { return };
-        if !self.wal.would_stream(there, own) {
-            return;
-        }
-        if !self.wal.contains(there, own) {
-            self.violation(&format!(
-                "n{} at {own:?} streams from n{} at {there:?}: two histories under one timeline number",
-                node + 1,
-                upstream + 1
-            ));
-        }
-        self.connections += 1;
-        let conn = self.connections;
-        self.nodes[node].server.receiver = Some(Receiver {
-            conn,
-            upstream,
-            upstream_life: life,
-            name: how.application_name.clone(),
-            broken_since: None,
-        });
-        let conf = self.nodes[upstream].server.names.clone();
-        self.nodes[upstream].server.senders.push(Sender {
-            conn,
-            node,
-            name: how.application_name,
-            flush: own.lsn,
-            sent: 0,
-            last_arrival: now,
-            conf,
-            pending: None,
-        });
-        self.ship(upstream);
-        self.look_soon(node);
-        self.look_soon(upstream);
-    }
-
     /// Writes one commit; its session waits as long as it has to.
     pub fn commit(&mut self, node: usize, size: u64, who: Who) -> Option<Place> {
         let now = self.now;
@@ -569,109 +382,8 @@ impl World {
         Some(commit.place)
     }
 
-    fn ship(&mut self, node: usize) {
-        let Some(place) = self.nodes[node].server.place() else {
-            return;
-        };
-        for at in 0..self.nodes[node].server.senders.len() {
-            let to = self.nodes[node].server.senders[at].node;
-            if !self.net.open(node, to) || self.nodes[node].server.senders[at].sent >= place.lsn {
-                continue;
-            }
-            let delay = self.net.delay(&mut self.rng);
-            let sender = &mut self.nodes[node].server.senders[at];
-            sender.sent = place.lsn;
-            sender.last_arrival = (sender.last_arrival + 1).max(self.now + delay);
-            let (conn, when) = (sender.conn, sender.last_arrival - self.now);
-            self.after(when, Event::Wal { to, conn, place });
-        }
-    }
-
-    pub fn on_wal(&mut self, to: usize, conn: u64, place: Place) {
-        let server = &mut self.nodes[to].server;
-        if server.run != Run::Standby
-            || server
-                .receiver
-                .as_ref()
-                .is_none_or(|receiver| receiver.conn != conn)
-        {
-            return;
-        }
-        if let Some(data) = &mut server.data
-            && (data.place.branch != place.branch || data.place.lsn < place.lsn)
-        {
-            data.place = place;
-            data.control_timeline = self.wal.timeline(place.branch);
-            self.reply(to, conn);
-        }
-    }
-
-    /// A standby tells how far it has flushed.
-    fn reply(&mut self, node: usize, conn: u64) {
-        let server = &self.nodes[node].server;
-        let (Some(receiver), Some(place)) = (&server.receiver, server.place()) else {
-            return;
-        };
-        let upstream = receiver.upstream;
-        if !self.net.open(node, upstream) {
-            return;
-        }
-        let disk = if self.nodes[node].slow_until > self.now {
-            self.rng.between(5, 400) * MS
-        } else {
-            self.takes(50, 3 * MS)
-        };
-        let delay = disk + self.net.delay(&mut self.rng);
-        let sent = self.now + disk;
-        self.after(
-            delay,
-            Event::Flushed {
-                to: upstream,
-                conn,
-                lsn: place.lsn,
-                sent,
-            },
-        );
-    }
-
-    pub fn on_flushed(&mut self, to: usize, conn: u64, lsn: u64, sent: Time) {
-        let server = &mut self.nodes[to].server;
-        let Some(at) = server.senders.iter().position(|sender| sender.conn == conn) else {
-            return;
-        };
-        let sender = &mut server.senders[at];
-        sender.flush = sender.flush.max(lsn);
-        // What was sent after the signal is read only after the configuration.
-        if sender.pending.as_ref().is_some_and(|(told, _)| sent > *told) {
-            sender.reread();
-        }
-        let sender = &server.senders[at];
-        if !sender.listed() {
-            return;
-        }
-        let k = sender.conf.k;
-        let mut flushed: Vec<u64> = server
-            .senders
-            .iter()
-            .filter(|sender| sender.listed())
-            .map(|sender| sender.flush)
-            .collect();
-        if k == 0 || flushed.len() < k {
-            return;
-        }
-        flushed.sort_unstable_by(|a, b| b.cmp(a));
-        server.released = server.released.max(flushed[k - 1]);
-        while let Some(commit) = self.nodes[to].server.waiting.front().copied() {
-            if commit.place.lsn > self.nodes[to].server.released {
-                break;
-            }
-            self.nodes[to].server.waiting.pop_front();
-            self.acknowledge(to, commit);
-        }
-    }
-
     /// The session's reply leaves the server.
-    fn acknowledge(&mut self, node: usize, commit: Commit) {
+    pub fn acknowledge(&mut self, node: usize, commit: Commit) {
         self.check_acknowledged(node, commit);
         if let Who::Row(epoch) = commit.who {
             self.first_row_acknowledged(node, epoch, commit.place);
@@ -693,7 +405,7 @@ impl World {
 }
 
 impl Sender {
-    fn reread(&mut self) {
+    pub fn reread(&mut self) {
         if let Some((_, conf)) = self.pending.take() {
             self.conf = conf;
         }

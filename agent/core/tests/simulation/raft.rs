@@ -2,8 +2,10 @@
 //! answers that get lost, nodes that apply late.
 
 use crate::clock::{MS, Time};
+use crate::event::{Event, Msg};
+use crate::faults::Trouble;
 use crate::mutants::Mutant;
-use crate::world::{Event, Msg, World};
+use crate::world::World;
 use agent_core::cluster::{Applied, ClusterState, Command, Rejected};
 use agent_core::ids::NodeId;
 use std::collections::BTreeSet;
@@ -260,6 +262,10 @@ impl World {
         }
         state.events.clear();
         self.check_entry(&before, &command, &state, outcome.is_ok());
+        if state.epoch != before.epoch && self.rng.chance(self.plan.at_grants) {
+            let delay = self.rng.mostly_short(0, 500 * MS);
+            self.after(delay, Event::Trouble(Trouble::Extra));
+        }
         self.push(state);
         outcome
     }

@@ -35,8 +35,8 @@ impl Rng {
     /// From `low` to `high`, mostly near `low`: the heavy tail of every delay.
     pub fn mostly_short(&mut self, low: u64, high: u64) -> u64 {
         let u = self.below(1 << 16);
-        let cubed = u * u * u >> 32;
-        low + ((high - low) * cubed >> 16)
+        let cubed = (u * u * u) >> 32;
+        low + (((high - low) * cubed) >> 16)
     }
 
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {

@@ -2,239 +2,23 @@
 
 use crate::checks::Checks;
 use crate::clock::{Clock, MS, Time};
-use crate::driver::Job;
+use crate::event::{Event, Msg, Releasing, Scheduled, Timer};
 use crate::exam::Exam;
 use crate::faults::Trouble;
 use crate::mutants::Mutant;
 use crate::network::{Datagrams, Network};
+use crate::node::{Agent, AgentDisk, Node};
 use crate::plan::Plan;
 use crate::postgres::{Server, Step};
 use crate::raft::{Raft, RaftEvent, id};
 use crate::rng::Rng;
-use crate::wal::{Place, Wal};
-use agent_core::cluster::{ClusterState, Command, Member, MemberKind, Release, Secrets, SyncRule};
-use agent_core::decide::cluster::CoordinatorMemory;
-use agent_core::decide::node::{Conf, NodeMemory};
-use agent_core::ids::{Epoch, NodeId, RequestId};
-use agent_core::lease::{Holder, RenewAnswer, Voter};
-use agent_core::pg::Lsn;
-use agent_core::reason::Reason;
+use crate::wal::Wal;
+use agent_core::cluster::{ClusterState, Command, Member, MemberKind, Secrets};
+use agent_core::ids::NodeId;
 use agent_core::time::ClockReading;
-use agent_core::view::{ClusterView, FenceReceipt, NodeReport};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// What agents say to each other.
-#[derive(Debug, Clone)]
-pub enum Msg {
-    Renew {
-        epoch: Epoch,
-        round: u64,
-        incarnation: u64,
-        promise: Duration,
-    },
-    Renewed {
-        epoch: Epoch,
-        round: u64,
-        answer: RenewAnswer,
-    },
-    Receipt(FenceReceipt),
-    Report(Box<NodeReport>),
-    AskBound {
-        next: Epoch,
-        receipt: Option<FenceReceipt>,
-    },
-    Bound {
-        next: Epoch,
-        bound: Duration,
-    },
-    AskRelease {
-        epoch: Epoch,
-        receipt: Option<FenceReceipt>,
-        wait_for: Option<Lsn>,
-    },
-    Released {
-        epoch: Epoch,
-        release: Option<Release>,
-    },
-    Propose {
-        ticket: u64,
-        command: Box<Command>,
-    },
-    Proposed {
-        ticket: u64,
-        accepted: bool,
-    },
-}
-
-/// A node's question to release, on its way through the node.
-#[derive(Debug, Clone)]
-pub struct Releasing {
-    pub asker: usize,
-    pub epoch: Epoch,
-    pub receipt: Option<FenceReceipt>,
-    pub wait_for: Option<Lsn>,
-    pub since: Time,
-}
-
-/// What an agent has set its clock for.
-#[derive(Debug, Clone)]
-pub enum Timer {
-    Tick,
-    Look,
-    Coordinate,
-    Report,
-    Renew {
-        epoch: Epoch,
-    },
-    Deadline,
-    Kill {
-        epoch: Epoch,
-    },
-    JobDone {
-        token: u64,
-    },
-    Release(Releasing),
-    PledgeSafe(Releasing),
-    Cut(Releasing),
-    ProposalLost {
-        ticket: u64,
-    },
-    Mark {
-        rule: SyncRule,
-        from_zero: bool,
-        life: u64,
-    },
-    RowAcknowledged {
-        epoch: Epoch,
-        place: Place,
-    },
-    CheckpointMade {
-        request: RequestId,
-    },
-}
-
-#[derive(Debug, Clone)]
-pub enum Event {
-    Deliver {
-        from: usize,
-        to: usize,
-        msg: Msg,
-    },
-    Agent {
-        node: usize,
-        life: u64,
-        timer: Timer,
-    },
-    Server {
-        node: usize,
-        life: u64,
-        step: Step,
-    },
-    Wal {
-        to: usize,
-        conn: u64,
-        place: Place,
-    },
-    Flushed {
-        to: usize,
-        conn: u64,
-        lsn: u64,
-        sent: Time,
-    },
-    Raft(RaftEvent),
-    Client,
-    Trouble(Trouble),
-    Converged,
-}
-
-struct Scheduled {
-    at: Time,
-    order: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
-
-/// What an agent keeps on disk.
-#[derive(Debug, Clone, Default)]
-pub struct AgentDisk {
-    pub pledge: Epoch,
-    pub promise_limit: Duration,
-    pub lineage: Option<Epoch>,
-    pub broken: bool,
-}
-
-/// What an agent keeps in memory.
-#[derive(Debug)]
-pub struct Agent {
-    /// Index of the newest applied entry.
-    pub applied: usize,
-    pub voter: Voter,
-    pub holder: Option<Holder>,
-    /// The deadline of the epoch before, while the same node goes on in a new one and has no majority yet.
-    pub old_deadline: Option<ClockReading>,
-    pub fenced: Epoch,
-    pub fencing: Option<Epoch>,
-    pub receipt: Option<FenceReceipt>,
-    pub memory: NodeMemory,
-    pub conf: Option<Conf>,
-    pub reports: ClusterView,
-    pub coordinator: CoordinatorMemory,
-    pub switchover_seen: Option<(RequestId, bool)>,
-    pub job: Option<Job>,
-    pub opening: Option<Epoch>,
-    pub marking: Option<SyncRule>,
-    pub checkpointing: bool,
-    pub proposals: Vec<(u64, Command)>,
-    pub releasing: bool,
-    pub look_pending: bool,
-    pub coordinate_pending: bool,
-    pub explain: Vec<Reason>,
-    /// For the mutant that counts its lease from the answer: who has answered which renewal.
-    pub answers: Vec<(u64, NodeId)>,
-}
-
-#[derive(Debug)]
-pub struct Node {
-    pub kind: MemberKind,
-    pub clock: Clock,
-    /// Counts the starts of the agent: its incarnation.
-    pub life: u64,
-    pub agent: Option<Agent>,
-    pub disk: AgentDisk,
-    /// Where its replicated state was when its agent last stopped.
-    pub applied_floor: usize,
-    /// The agent does nothing.
-    pub frozen: bool,
-    /// Neither does the server.
-    pub suspended: bool,
-    pub kept: Vec<Event>,
-    /// The server runs without an agent that watches its lease.
-    pub unguarded: bool,
-    /// When its agent was started, or went on.
-    pub agent_since: Time,
-    pub slow_until: Time,
-    pub lag_until: Time,
-    pub server: Server,
-}
 
 pub struct World {
     pub now: Time,
@@ -248,6 +32,7 @@ pub struct World {
     pub wal: Wal,
     pub nodes: Vec<Node>,
     pub checks: Checks,
+    pub misrouted_until: Time,
     pub connections: u64,
     pub tickets: u64,
     pub requests: u64,
@@ -313,6 +98,7 @@ impl World {
             wal: Wal::default(),
             nodes,
             checks: Checks::default(),
+            misrouted_until: 0,
             connections: 0,
             tickets: 0,
             requests: 0,

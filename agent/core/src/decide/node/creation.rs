@@ -34,6 +34,15 @@ fn create(view: &NodeView<'_>) -> Decision<NodeAction> {
             Ok(()) => Decision::act("create-the-database", NodeAction::CreateDatabase),
             Err(at) => Decision::rest("creation-failed").again(at, "try to create the database again"),
         },
+        // An agent that has just started may not know of the later epochs yet.
+        Server::Down if view.memory.broken => Decision::wait(
+            "data-broken",
+            Reason::shut(
+                "data-is-whole",
+                "a rewind was interrupted",
+                "the newest state reaches this node, and it is rewound or copied again",
+            ),
+        ),
         Server::Down => Decision::act("start-to-be-promoted", NodeAction::Start { conf: view.alone() }),
         Server::Standby(_) => match (view.state.system_id, view.pg.system_id()) {
             (None, Some(system_id)) => Decision::act(

@@ -24,6 +24,16 @@ pub(super) fn decide(view: &NodeView<'_>) -> Decision<NodeAction> {
                 why: "the server died".to_owned(),
             },
         ),
+        // It cannot serve, and while it kept its lease nobody else could.
+        Server::Down if !fenced && (view.memory.broken || view.memory.job_failed_at.is_some()) => {
+            Decision::act(
+                "holder-cannot-start",
+                NodeAction::Fence {
+                    epoch,
+                    why: "its data is not whole, or its server does not start".to_owned(),
+                },
+            )
+        }
         Server::Down if view.memory.broken => Decision::wait(
             "data-broken",
             Reason::shut(

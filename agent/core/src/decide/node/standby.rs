@@ -65,7 +65,8 @@ fn bring_back(view: &NodeView<'_>, holder: NodeId, pledged: bool) -> Decision<No
     if view.memory.broken || view.memory.rewind_failed == Some(epoch) {
         return copy_anew(view, holder, "its rewind failed");
     }
-    if view.memory.diverged == Some(epoch) {
+    // A node that has pledged stands by the position that it told: its data stays as it is.
+    if view.memory.diverged == Some(epoch) && !pledged {
         return rewind(view, holder);
     }
     match view.following(holder) {

@@ -145,8 +145,7 @@ fn wanted(
         let leaves = view.state.maintenance.contains(node) || !view.state.members.contains_key(node);
         let gone_since = view.memory.absent_since.get(node).copied().unwrap_or(view.now);
         let lost = leaves || view.now.since(gone_since) >= patience;
-        let needed = settings.sync_mode == SyncMode::Strict && members.len() < k as usize;
-        if !lost || needed {
+        if !lost || (settings.sync_mode == SyncMode::Strict && !enough) {
             members.insert(*node);
         }
         if !lost {
