@@ -287,6 +287,10 @@ fn look_after_slots(node: &Arc<Node>, server: &ServerSide, state: &ClusterState)
 async fn give_receipts(node: Arc<Node>) {
     let Some(server) = &node.server else { return };
     let mut fenced = server.fencer.watch();
+    // The lease's thread is older than this task: what it has fenced by now counts, too.
+    if fenced.borrow().epoch > Epoch(0) {
+        fenced.mark_changed();
+    }
     while fenced.changed().await.is_ok() {
         let epoch = fenced.borrow_and_update().epoch;
         node.lease.fenced(epoch);
