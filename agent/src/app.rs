@@ -160,7 +160,9 @@ impl Agent<'_> {
             members: members.collect(),
             settings: config.bootstrap.clone(),
             timing: if wan { RaftTiming::WAN } else { RaftTiming::LAN },
-            incarnation: self.incarnation,
+            // Not the count of starts, which begins anew in an empty state directory: two agents of one name would pass
+            // for one.
+            start_id: rand::random(),
         }
     }
 

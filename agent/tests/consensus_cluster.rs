@@ -39,6 +39,22 @@ fn refs(handles: &[ConsensusHandle]) -> Vec<&ConsensusHandle> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lone_node_leads_on_while_nothing_is_written() {
+    let mut homes = homes::<1>();
+    let members = listed(&homes);
+    let agent = homes[0].start(&members);
+    let handle = agent.handle().await;
+    founded(&handle).await;
+    eventually("the only voter to lead", || handle.leads().then_some(())).await;
+    // Nobody is there to answer it, so nothing but time passes: more of it than any lease has.
+    let until = std::time::Instant::now() + Duration::from_secs(3);
+    while std::time::Instant::now() < until {
+        assert!(handle.leads(), "the only voter has lost the lead to nobody");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_found_one_cluster_in_whatever_order_they_start() {
     for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
         let mut homes = homes::<3>();

@@ -50,7 +50,7 @@ async fn decide(node: &Node, request: &JoinRequest) -> Result<NodeId, Refusal> {
             ),
         ));
     };
-    refuse_if_another_has_the_name(node, known, request.incarnation).await?;
+    refuse_if_another_has_the_name(node, known, request.start_id).await?;
     if is_waiting(node, number, known) {
         // From now on the number is taken: the addresses are known.
         node.propose_here(Command::AnnounceMember { node: number, member }, PROPOSE_DEADLINE)
@@ -59,7 +59,7 @@ async fn decide(node: &Node, request: &JoinRequest) -> Result<NodeId, Refusal> {
     }
     tracing::warn!(name = member.name, old = %number, "its agent has lost its state: it gets a fresh number");
     let command = Command::ReplaceMember {
-        request: RequestId(format!("join-{}-{}", member.name, request.incarnation)),
+        request: RequestId(format!("join-{}-{}", member.name, request.start_id)),
         old: number,
         member,
         at: wall_time(),
@@ -87,18 +87,14 @@ fn is_waiting(node: &Node, number: NodeId, known: &Member) -> bool {
 
 /// An agent that lives under the name, other than the one that asks, keeps it. The address where it was last is asked;
 /// where nobody answers there, nobody can tell.
-async fn refuse_if_another_has_the_name(
-    node: &Node,
-    known: &Member,
-    incarnation: u64,
-) -> Result<(), Refusal> {
+async fn refuse_if_another_has_the_name(node: &Node, known: &Member, start_id: u64) -> Result<(), Refusal> {
     let (name, address) = (&known.name, &known.peer);
     let hello = HelloRequest {
         cluster_name: node.cluster_name.clone(),
         from: node.identity.name.clone(),
     };
     match node.channels.hello(address, hello, HELLO_DEADLINE).await {
-        Ok(told) if told.incarnation == incarnation => Ok(()),
+        Ok(told) if told.start_id == start_id => Ok(()),
         // The address has passed to somebody else.
         Ok(told) if told.name != *name || told.cluster_name != node.cluster_name => Ok(()),
         Ok(_) => Err(Refusal::conflict(

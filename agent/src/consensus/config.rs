@@ -19,8 +19,8 @@ pub struct StartConfig {
     /// The settings of a cluster that this node founds.
     pub settings: Settings,
     pub timing: RaftTiming,
-    /// Another number at each start of the agent.
-    pub incarnation: u64,
+    /// A number that no other start of this or any other agent has, whatever became of its state: drawn at random.
+    pub start_id: u64,
 }
 
 /// One member as the configuration lists it.

@@ -115,7 +115,7 @@ fn next(config: &StartConfig, members: &[InitialMember], members_hash: &str, ans
                 "{at} calls itself {}: correct node.name or cluster.members",
                 told.name
             ));
-        } else if member.name == *me && told.incarnation != config.incarnation {
+        } else if member.name == *me && told.start_id != config.start_id {
             reasons.push(format!(
                 "{at} is another one than this: two agents must not have one name, correct node.name or peer.listen"
             ));
@@ -187,7 +187,7 @@ async fn join_one_of(room: &Room, addresses: &[String]) -> Result<(), IdentityEr
         let request = JoinRequest {
             cluster_name: room.config.cluster_name.clone(),
             member: wire::to_json(&room.config.member),
-            incarnation: room.config.incarnation,
+            start_id: room.config.start_id,
             passed_on: false,
         };
         let reply = room
@@ -266,11 +266,11 @@ mod tests {
             members: members(),
             settings: Settings::default(),
             timing: RaftTiming::LAN,
-            incarnation: incarnation(name),
+            start_id: start_id(name),
         }
     }
 
-    fn incarnation(name: &str) -> u64 {
+    fn start_id(name: &str) -> u64 {
         name.bytes().map(u64::from).sum()
     }
 
@@ -279,7 +279,7 @@ mod tests {
             cluster_name: "c".into(),
             name: name.into(),
             members_hash: HASH.into(),
-            incarnation: incarnation(name),
+            start_id: start_id(name),
             member: wire::to_json(&member(name)),
             ..HelloReply::default()
         }
@@ -345,7 +345,7 @@ mod tests {
             "calls itself n7",
         );
         waits_because(
-            next_of("n1", |answers| reply(answers, "n1").incarnation = 99),
+            next_of("n1", |answers| reply(answers, "n1").start_id = 99),
             "two agents must not have one name",
         );
         waits_because(

@@ -95,12 +95,19 @@ impl Node {
         metrics.running_state.is_ok()
             && metrics.state == ServerState::Leader
             && metrics.vote.leader_id.node_id == self.id().0
-            && metrics
-                .last_quorum_acked
-                .is_some_and(|acked| acked.elapsed() < self.lease)
+            && (self.is_the_majority(&metrics)
+                || metrics
+                    .last_quorum_acked
+                    .is_some_and(|acked| acked.elapsed() < self.lease))
             && metrics
                 .last_applied
                 .is_some_and(|applied| applied.leader_id == metrics.vote.leader_id)
+    }
+
+    /// Whether this node is the only voter: then nobody answers it, and nobody has to.
+    fn is_the_majority(&self, metrics: &RaftMetrics<RaftTypes>) -> bool {
+        let mut voters = metrics.membership_config.membership().voter_ids().peekable();
+        voters.peek().is_some() && voters.all(|voter| voter == self.id().0)
     }
 
     /// Why Raft no longer runs here, if so.

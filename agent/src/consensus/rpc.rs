@@ -72,7 +72,7 @@ impl RaftRpc {
                     witness: member.witness,
                 })
                 .collect(),
-            incarnation: room.config.incarnation,
+            start_id: room.config.start_id,
             member: wire::to_json(&room.config.member),
         }
     }

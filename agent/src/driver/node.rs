@@ -64,8 +64,8 @@ pub(super) struct Hands {
 pub(super) struct Desk {
     pub memory: NodeMemory,
     pub marks: MarksFile,
-    /// A rewind to this epoch's holder has been done: if the standby still cannot follow, the next rung is a copy.
-    pub rewound: Option<Epoch>,
+    /// Since when this standby has been streaming without a break.
+    pub streaming_since: Option<MonoTime>,
     /// The long job that is at work on the data directory.
     pub job: Option<String>,
     /// Errands under way beside the loop: each at most once at a time.
@@ -112,7 +112,7 @@ impl Node {
             desk: Mutex::new(Desk {
                 memory,
                 marks,
-                rewound: None,
+                streaming_since: None,
                 job: None,
                 errands: BTreeSet::new(),
                 rewind_failures: (Epoch(0), 0),

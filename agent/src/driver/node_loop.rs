@@ -20,6 +20,9 @@ const BUSY: Duration = Duration::from_millis(10);
 const FAILED: Duration = Duration::from_millis(250);
 /// How often the slots are looked after.
 const SLOTS: Duration = Duration::from_secs(2);
+/// How long a standby must have been seen streaming at each look before that counts. A receiver whose WAL is gone on the
+/// primary shows itself as streaming for a moment each time that it tries.
+const STEADY: Duration = Duration::from_secs(3);
 /// How old the holder's report may be.
 const REPORT_FRESH: Duration = Duration::from_secs(3);
 
@@ -238,13 +241,20 @@ fn remember(node: &Node, state: &ClusterState, pg: &PgObservation) {
                 .receiver
                 .as_ref()
                 .is_some_and(|receiver| receiver.streaming);
-            if streaming || standby.upstream.is_none() {
+            desk.streaming_since = streaming.then(|| desk.streaming_since.unwrap_or(now));
+            let steady = desk
+                .streaming_since
+                .is_some_and(|since| now.since(since) >= STEADY);
+            if steady || standby.upstream.is_none() {
                 desk.memory.not_streaming_since = None;
             } else {
                 desk.memory.not_streaming_since.get_or_insert(now);
             }
         }
-        _ => desk.memory.not_streaming_since = None,
+        _ => {
+            desk.streaming_since = None;
+            desk.memory.not_streaming_since = None;
+        }
     }
 }
 
@@ -277,6 +287,10 @@ fn look_after_slots(node: &Arc<Node>, server: &ServerSide, state: &ClusterState)
 async fn give_receipts(node: Arc<Node>) {
     let Some(server) = &node.server else { return };
     let mut fenced = server.fencer.watch();
+    // The lease's thread is older than this task: what it has fenced by now counts, too.
+    if fenced.borrow().epoch > Epoch(0) {
+        fenced.mark_changed();
+    }
     while fenced.changed().await.is_ok() {
         let epoch = fenced.borrow_and_update().epoch;
         node.lease.fenced(epoch);

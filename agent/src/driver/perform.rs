@@ -160,7 +160,6 @@ async fn copy(node: Arc<Node>, from: Upstream, epoch: Epoch) -> Result<(), Perfo
     desk.mark(Some(epoch), false)?;
     desk.memory.diverged = None;
     desk.memory.rewind_failed = None;
-    desk.rewound = None;
     Ok(())
 }
 
@@ -185,7 +184,6 @@ async fn rewind(node: Arc<Node>, from: Upstream, epoch: Epoch) -> Result<(), Per
             desk.memory.broken = true;
             desk.mark(Some(epoch), false)?;
             desk.memory.diverged = None;
-            desk.rewound = Some(epoch);
             Ok(())
         }
         Err(error) => {
@@ -250,8 +248,9 @@ async fn configure(
 async fn stop_diverged(node: &Arc<Node>, server: &ServerSide, epoch: Epoch) -> Result<(), PerformError> {
     {
         let mut desk = node.desk();
-        if desk.rewound == Some(epoch) {
-            // It was rewound to this very holder and still cannot follow it.
+        if desk.memory.lineage == Some(epoch) {
+            // It is on this holder's line, by a rewind or without one, and cannot follow all the same: there is
+            // nothing for a rewind to do.
             desk.memory.rewind_failed = Some(epoch);
         }
         desk.memory.diverged = Some(epoch);

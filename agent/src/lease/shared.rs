@@ -120,21 +120,21 @@ impl Inner {
         }
     }
 
-    /// Whether a lease was held and none is now: the server must end.
+    /// Whether a lease was held and none is now: the server must end. What was fenced has had its end already: it says
+    /// nothing about a later epoch, whose first renewal may still be under way.
     pub(super) fn ran_out(&mut self, now: ClockReading) -> Option<Epoch> {
-        let valid = [self.holder.as_ref(), self.before.as_ref()]
+        let fenced = self.fenced;
+        let mut sides: Vec<&mut Holder> = [self.holder.as_mut(), self.before.as_mut()]
             .into_iter()
             .flatten()
-            .any(|h| h.valid(now));
-        if valid {
+            .filter(|holder| holder.epoch() > fenced)
+            .collect();
+        if sides.iter().any(|holder| holder.valid(now)) {
             return None;
         }
-        let over = [self.holder.as_mut(), self.before.as_mut()]
-            .into_iter()
-            .flatten()
-            .any(|h| h.is_over(now));
-        let epoch = self.holder.as_ref().map(Holder::epoch)?;
-        (over && self.fenced < epoch).then_some(epoch)
+        let over = sides.iter_mut().any(|holder| holder.is_over(now));
+        let newest = sides.iter().map(|holder| holder.epoch()).max()?;
+        over.then_some(newest)
     }
 
     /// The renewals to send now.
@@ -427,5 +427,52 @@ impl Lease {
         Lease {
             shared: Arc::new(shared),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> ClockReading {
+        ClockReading {
+            boot_ns: ms * 1_000_000,
+            raw_ns: ms * 1_000_000,
+        }
+    }
+
+    /// A node whose lease of epoch 5 has run out at 100 ms, and which has just been granted epoch 6.
+    fn granted_again(fenced: u64) -> Inner {
+        let lease = Duration::from_millis(100);
+        let mut voters = LeaseVoters::default();
+        voters.install(1, &[[NodeId(1)].into()], true);
+        let mut before = Holder::new(Epoch(5), lease);
+        let renewal = before.renew(at(0)).expect("a fresh holder renews");
+        assert!(before.acknowledged(renewal.round, NodeId(1), &voters, at(1)));
+        Inner {
+            me: NodeId(1),
+            incarnation: 1,
+            key: None,
+            voter: Voter::started(Epoch(6), lease, at(0)),
+            holder: Some(Holder::new(Epoch(6), lease)),
+            before: Some(before),
+            fenced: Epoch(fenced),
+            voters,
+            peers: BTreeMap::new(),
+            timing: Timing::default(),
+            next_renewal: at(150),
+        }
+    }
+
+    #[test]
+    fn an_epoch_that_was_fenced_does_not_end_the_next_one_before_its_first_renewal() {
+        assert_eq!(granted_again(5).ran_out(at(150)), None);
+    }
+
+    #[test]
+    fn a_lease_that_ran_out_before_the_next_was_confirmed_ends_the_server() {
+        let mut inner = granted_again(4);
+        assert_eq!(inner.ran_out(at(99)), None, "the lease of epoch 5 still holds");
+        assert_eq!(inner.ran_out(at(150)), Some(Epoch(6)));
     }
 }

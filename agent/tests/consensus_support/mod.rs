@@ -22,7 +22,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-static INCARNATION: AtomicU64 = AtomicU64::new(1);
+static START_ID: AtomicU64 = AtomicU64::new(1);
 
 /// A node's home: it outlives the agent in it.
 pub struct Home {
@@ -77,7 +77,7 @@ impl Home {
             members: members.to_vec(),
             settings: Settings::default(),
             timing: RaftTiming::LAN,
-            incarnation: INCARNATION.fetch_add(1, Ordering::Relaxed),
+            start_id: START_ID.fetch_add(1, Ordering::Relaxed),
         }
     }
 

@@ -13,11 +13,15 @@ use proto::control::{ExplainRequest, Gate};
 Examples:
   pgctl explain
   pgctl explain --shut        # only what stands in the way
+  pgctl explain --node n2     # only what n2 says of itself
   pgctl explain -o json | jq '.cluster[] | select(.open | not)'")]
 pub struct Args {
     /// Only the gates that are shut
     #[arg(long)]
     shut: bool,
+    /// Only what one node says of itself, and not the coordinator
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
 }
 
 pub async fn run(frame: &Frame, args: &Args) -> Result<(), Failure> {
@@ -29,10 +33,23 @@ pub async fn run(frame: &Frame, args: &Args) -> Result<(), Failure> {
             .iter_mut()
             .for_each(|node| node.gates.retain(|gate| !gate.open));
     }
+    if let Some(name) = &args.node {
+        told.cluster.clear();
+        told.nodes.retain(|node| node.node == *name);
+        if told.nodes.is_empty() {
+            return Err(Failure::Refused {
+                id: "not-a-member".to_owned(),
+                message: format!("{name:?} is not a member of the cluster"),
+                next: "choose a node of `pgctl list`".to_owned(),
+            });
+        }
+    }
     if frame.format == Format::Json {
         return output::json(&told);
     }
-    if told.cluster_unreachable.is_empty() {
+    if args.node.is_some() {
+        // The coordinator was not asked for.
+    } else if told.cluster_unreachable.is_empty() {
         output::line("The coordinator, on the Raft leader:")?;
         gates(&told.cluster)?;
     } else {

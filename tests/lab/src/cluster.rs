@@ -201,6 +201,41 @@ impl Cluster {
         found.unwrap_or_else(|| panic!("there is no node {name}"))
     }
 
+    /// A further node with a server, still off and on a host of its own, that is in no member list and asks the
+    /// others to let it in. It is not part of this value before [`Cluster::take_in`].
+    ///
+    /// # Errors
+    /// No free ports, or its folder cannot be made.
+    ///
+    /// # Panics
+    /// The cluster has no data node to take after.
+    pub fn spare(&self, name: &str) -> Result<Node> {
+        let pattern = self.data_nodes().next().expect("a cluster has a data node");
+        let mut config = pattern.config.clone();
+        let host = self.lab.host(&format!("{}-{name}", config.cluster.name))?;
+        let ip = IpAddr::V4(host.ip());
+        let dir = host.dir().to_owned();
+        config.node = NodeSection {
+            name: name.to_owned(),
+            state_dir: dir.join("state"),
+        };
+        config.peer.listen = SocketAddr::new(ip, self.lab.port_for(7432)?);
+        config.http.listen = SocketAddr::new(ip, self.lab.port_for(8008)?);
+        if let Some(postgres) = &mut config.postgres {
+            postgres.data_dir = dir.join("data");
+            postgres.socket_dir = dir.join("run");
+            self.lab.servers_run_as().make_dir(&postgres.socket_dir)?;
+            postgres.listen = SocketAddr::new(ip, self.lab.port_for(5432)?);
+            postgres.advertise = postgres.listen;
+        }
+        Ok(Node::new(host, config))
+    }
+
+    /// Makes a node part of this value: it is counted, asked and cut like the first ones.
+    pub fn take_in(&mut self, node: Node) {
+        self.nodes.push(node);
+    }
+
     /// Starts the agent of every node whose agent does not run.
     ///
     /// # Errors

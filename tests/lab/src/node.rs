@@ -97,6 +97,14 @@ impl Node {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
+    /// Switches the host on, with nothing running on it yet: to prepare its disk.
+    ///
+    /// # Errors
+    /// See [`Host::power_on`].
+    pub async fn power_on(&mut self) -> Result<()> {
+        self.host.power_on().await
+    }
+
     /// Writes `node.toml`, switches the host on if it is off, and starts the agent. Does not wait for anything that
     /// the agent then does.
     ///

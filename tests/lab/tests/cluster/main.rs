@@ -2,9 +2,17 @@
 //! the same check: all nodes back in sync, no acknowledged row lost, never two writers.
 
 mod agents;
+mod bad_data;
 mod bad_luck;
+mod disks;
 mod failover;
+mod membership;
+mod orders;
 mod partition;
+mod rejoin;
+mod requests;
 mod scene;
+mod settings;
+mod standby;
 mod switchover;
 mod witness;

@@ -24,7 +24,11 @@ impl Scene {
         name: &str,
         shape: impl FnOnce(ClusterBuilder) -> ClusterBuilder,
     ) -> Result<Scene> {
-        let mut cluster = shape(Cluster::builder(lab, name)).build()?;
+        Scene::of(shape(Cluster::builder(lab, name)).build()?).await
+    }
+
+    /// The same with a cluster that is prepared already.
+    pub async fn of(mut cluster: Cluster) -> Result<Scene> {
         cluster.start().await?;
         let first = cluster.wait_all_in_sync(RECOVERY).await?;
         Writer::prepare(cluster.node(&first).pg_address()?).await?;

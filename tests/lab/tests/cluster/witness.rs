@@ -45,6 +45,7 @@ async fn strict_mode_lets_commits_wait_for_the_last_standby() -> Result<()> {
     );
     scene.cluster.node_mut(&standby).start().await?;
     scene.cluster.wait_in_sync(1, RECOVERY).await?;
+    scene.writer.wait_for_acks(100, RECOVERY).await?;
     scene.end().await?;
     Ok(())
 }
