@@ -217,7 +217,6 @@ pub fn node_view(me: NodeId, state: &ClusterState, pg: PgObservation) -> NodeVie
         pg,
         conf: None,
         holder: None,
-        positions: BTreeMap::new(),
         memory: NodeMemory::default(),
     }
 }
