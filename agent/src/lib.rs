@@ -13,3 +13,4 @@ pub mod notify;
 pub mod ports;
 pub mod postgres;
 pub mod telemetry;
+pub mod wall_time;

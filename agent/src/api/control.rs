@@ -13,11 +13,12 @@ use agent_core::cluster::{
     fit_for_switchover,
 };
 use agent_core::ids::NodeId;
-use agent_core::time::WallTime;
 use proto::control as wire;
 use proto::control::control_server::{Control, ControlServer};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+
+use crate::wall_time::stamp as now;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -85,11 +86,6 @@ impl ControlService {
         fit_for_switchover(state, &view, age, node).map_err(|unfit| refusal::of_unfit(&unfit))?;
         Ok(node)
     }
-}
-
-fn now() -> WallTime {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallTime(super::milliseconds(since_1970))
 }
 
 #[tonic::async_trait]

@@ -7,12 +7,11 @@ use super::store::DiskHealth;
 use super::types::{Proposal, Raft, RaftTypes};
 use agent_core::cluster::{Applied, Command, Rejected, Settings};
 use agent_core::ids::NodeId;
-use agent_core::time::WallTime;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use openraft::{Instant, RaftMetrics, ServerState};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// Raft on this node, and what belongs to it.
@@ -160,8 +159,4 @@ pub(super) fn refusal(error: RaftError<RaftTypes, ClientWriteError<RaftTypes>>) 
     }
 }
 
-/// The wall clock, for people and history.
-pub(super) fn wall_time() -> WallTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
+pub(super) use crate::wall_time::stamp as wall_time;

@@ -3,8 +3,8 @@
 use super::node::Node;
 use super::peers::{Peers, envelope, within};
 use super::supervision::{Released, release};
-use super::wall;
 use crate::ports::Consensus;
+use crate::wall_time::stamp as wall;
 use agent_core::cluster::{ClusterState, Release, SwitchoverPhase};
 use agent_core::decide::cluster::{ClusterAction, CoordinatorMemory, CoordinatorView, Round, decide};
 use agent_core::ids::{Epoch, NodeId, RequestId};

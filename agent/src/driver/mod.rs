@@ -21,8 +21,8 @@ pub use state_follower::follow_state;
 
 pub use overview::{DriverOverview, Reports};
 
-use agent_core::time::{MonoTime, WallTime};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use agent_core::time::MonoTime;
+use std::time::{Duration, Instant};
 
 /// The agent's own clock for everything but leases.
 #[derive(Debug, Clone, Copy)]
@@ -47,11 +47,4 @@ impl Clock {
     pub fn now(&self) -> MonoTime {
         MonoTime(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
-}
-
-/// The wall clock, for people.
-#[must_use]
-pub fn wall() -> WallTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,9 +1,9 @@
 //! Carries out one action of the node's decision.
 
 use super::node::{Errand, Node, ServerSide, server_conf};
-use super::wall;
 use crate::ports::ProposeError;
 use crate::postgres::{PgError, StopMode};
+use crate::wall_time::stamp as wall;
 use agent_core::cluster::{Cause, Command, SyncRule};
 use agent_core::decide::node::{Conf, Grant, NodeAction};
 use agent_core::ids::{Epoch, RequestId};
@@ -28,6 +28,8 @@ pub(super) enum PerformError {
     Postgres(#[from] PgError),
     #[error("could not note what is known of the data directory: {0}; free space in the agent's state_dir")]
     Marks(#[from] std::io::Error),
+    #[error("the cluster did not confirm that this node creates the database: {0}")]
+    NotChosen(ProposeError),
     #[error("the lease of epoch {0} ended before the promotion")]
     LeaseOver(Epoch),
 }
@@ -52,7 +54,7 @@ pub(super) async fn perform(
             Ok(())
         }
         NodeAction::SetDataAside { why } => set_data_aside(node, server, &why).await,
-        NodeAction::Start { conf } => start(server, conf).await,
+        NodeAction::Start { conf } => start(node, server, conf).await,
         NodeAction::Configure { conf, lineage } => configure(node, server, conf, lineage).await,
         NodeAction::StopDiverged { epoch } => stop_diverged(node, server, epoch).await,
         NodeAction::Promote { grant } => promote(node, server, grant).await,
@@ -143,6 +145,15 @@ fn server_of(node: &Node) -> Result<&ServerSide, PgError> {
 }
 
 async fn create_database(node: Arc<Node>) -> Result<(), PerformError> {
+    // An agent whose state is old might not know that the database exists: the newest state has the last word.
+    let chosen = Command::ChooseCreator {
+        node: node.id(),
+        at: wall(),
+    };
+    node.consensus
+        .propose(chosen, PROPOSAL)
+        .await
+        .map_err(PerformError::NotChosen)?;
     let server = server_of(&node)?;
     let _hands = server.hands.lock().await;
     let system_id = server.instance.initdb().await?;
@@ -217,10 +228,16 @@ async fn set_data_aside(node: &Arc<Node>, server: &ServerSide, why: &str) -> Res
     Ok(())
 }
 
-async fn start(server: &ServerSide, conf: Conf) -> Result<(), PerformError> {
+async fn start(node: &Arc<Node>, server: &ServerSide, conf: Conf) -> Result<(), PerformError> {
     let mut hands = server.hands.lock().await;
+    if conf.upstream.is_some() && node.lease.status().pledge > node.consensus.state().epoch {
+        // It pledged between the decision and now: to follow again would take the pledge back.
+        return Ok(());
+    }
     hands.conf = None;
-    server.instance.start(&server_conf(&conf)).await?;
+    let started = server.instance.start(&server_conf(&conf)).await;
+    node.desk().memory.job_failed_at = started.is_err().then(|| node.clock.now());
+    started?;
     hands.conf = Some(conf);
     Ok(())
 }

@@ -196,7 +196,11 @@ async fn cut_off(node: &Arc<Node>, epoch: Epoch) -> Option<Position> {
         return None;
     };
     let seen = server.instance.observe().await;
-    if !matches!(seen.server, Server::Standby(_)) || node.desk().memory.broken {
+    let desk_forbids = {
+        let desk = node.desk();
+        desk.memory.broken || desk.job.is_some()
+    };
+    if desk_forbids || !matches!(seen.server, Server::Standby(_)) {
         return None;
     }
     let conf = Conf {

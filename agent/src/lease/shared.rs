@@ -137,6 +137,19 @@ impl Inner {
         over.then_some(newest)
     }
 
+    /// How long this node is bound to epochs below `next`: as a voter, and as a holder whose own lease still runs.
+    fn bound_for(&self, next: Epoch, now: ClockReading) -> Duration {
+        let own = [self.holder.as_ref(), self.before.as_ref()].into_iter().flatten();
+        let held = own
+            .filter(|holder| holder.epoch() < next && holder.valid(now))
+            .filter_map(Holder::deadline);
+        let left = held
+            .map(|deadline| now.until_any(deadline))
+            .max()
+            .unwrap_or_default();
+        self.voter.bound_for(next, now).max(left)
+    }
+
     /// The renewals to send now.
     pub(super) fn renewals(&mut self, now: ClockReading) -> Vec<(SocketAddr, Datagram)> {
         let Some(holder) = self.holder.as_mut().filter(|holder| holder.epoch() > self.fenced) else {
@@ -252,7 +265,7 @@ impl Lease {
                     holder.set_lease(lease);
                 }
             }
-            (true, _) if state.epoch > inner.fenced => {
+            (true, _) if state.epoch > inner.fenced && state.epoch >= inner.voter.pledge() => {
                 inner.before = inner.holder.take();
                 inner.holder = Some(Holder::new(state.epoch, lease));
                 inner.next_renewal = clock::read();
@@ -330,7 +343,7 @@ impl Lease {
         if let Some(receipt) = receipt {
             inner.voter.receipt(receipt);
         }
-        inner.voter.bound_for(next, clock::read())
+        inner.bound_for(next, clock::read())
     }
 
     /// Pledges to `next`, if nothing binds the voter; the pledge is on disk on return. Blocks on the disk.
@@ -344,7 +357,7 @@ impl Lease {
             if let Some(receipt) = receipt {
                 inner.voter.receipt(receipt);
             }
-            let bound = inner.voter.bound_for(next, clock::read());
+            let bound = inner.bound_for(next, clock::read());
             if !bound.is_zero() {
                 return Ok(ReleaseAnswer::Bound(bound));
             }

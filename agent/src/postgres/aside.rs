@@ -16,7 +16,7 @@ impl Instance {
         let place = free_name(
             &self
                 .config()
-                .beside(&format!(".diverged-{}", utc_stamp(SystemTime::now()))),
+                .beside(&format!(".diverged-{}", utc_stamp(crate::wall_time::now()))),
         );
         std::fs::rename(data_dir, &place).map_err(PgError::file("rename", data_dir))?;
         durable_file::sync_parent(data_dir)?;

@@ -12,7 +12,7 @@ use super::{Instance, PgError, RewindReport, ServerConf, StopMode, durable_file,
 use agent_core::pg::{ControlState, Lsn, Position, SystemId, TimelineHistory, TimelineId};
 use agent_core::view::Upstream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 const DOING: &str = "rewind the data directory";
 const SQL_WITHIN: Duration = Duration::from_secs(5);
@@ -254,7 +254,7 @@ impl Instance {
         if let Some(why) = blocked_way(&root, self.account()) {
             return Err(PgError::Unusable { path: root, why });
         }
-        let place = free_name(&root.join(utc_stamp(SystemTime::now())));
+        let place = free_name(&root.join(utc_stamp(crate::wall_time::now())));
         self.account().create_dir(&place, 0o700)?;
         let folder = wal_files::folder(&self.config().data_dir);
         let first = fork.lsn.0 - fork.lsn.0 % segment_size;

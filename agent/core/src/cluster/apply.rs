@@ -1,7 +1,7 @@
 use super::state::{HISTORY_KEPT, REQUESTS_KEPT};
 use super::{
-    Cause, ClusterState, Command, EpochChange, EpochRecord, FailoverOrder, Member, MemberKind, Pause,
-    Promotion, Settings, Switchover, SwitchoverOutcome, SwitchoverPhase, SyncRule, gate,
+    Cause, ClusterState, Command, EpochChange, EpochRecord, Member, MemberKind, Pause, Promotion, Settings,
+    SwitchoverOutcome, SwitchoverPhase, SyncRule, gate,
 };
 use crate::ids::{Epoch, NodeId, RequestId};
 use crate::pg::TimelineId;
@@ -44,14 +44,14 @@ fn shut_gates(gates: &[Reason]) -> String {
     shut.join("; ")
 }
 
-fn conflict(id: &str, message: impl Into<String>) -> Rejected {
+pub(super) fn conflict(id: &str, message: impl Into<String>) -> Rejected {
     Rejected::Conflict {
         id: id.to_owned(),
         message: message.into(),
     }
 }
 
-type Outcome = Result<Applied, Rejected>;
+pub(super) type Outcome = Result<Applied, Rejected>;
 
 impl ClusterState {
     /// Carries out one committed command. A request that was seen before gets its first answer again.
@@ -531,117 +531,6 @@ impl ClusterState {
             "maintenance",
             format!("{} is {state} maintenance", self.name_of(node)),
         );
-        Ok(Applied::Done)
-    }
-
-    fn start_switchover(&mut self, request: &RequestId, to: NodeId, at: WallTime) -> Outcome {
-        let Some(from) = self.holder else {
-            return Err(conflict(
-                "no-primary",
-                "there is no primary to switch from: pgctl explain says why",
-            ));
-        };
-        if let Some(running) = &self.switchover {
-            return Err(conflict(
-                "switchover-running",
-                format!(
-                    "a switchover to {} is under way: wait for it",
-                    self.name_of(running.to)
-                ),
-            ));
-        }
-        if from == to {
-            return Err(conflict(
-                "already-primary",
-                format!("{} is the primary already", self.name_of(to)),
-            ));
-        }
-        match self.members.get(&to) {
-            None => {
-                return Err(conflict(
-                    "not-a-member",
-                    format!("node {to} is not a member: see pgctl list"),
-                ));
-            }
-            Some(member) if member.kind == MemberKind::Witness => {
-                return Err(conflict(
-                    "witness",
-                    format!("{} is a witness and has no data", member.name),
-                ));
-            }
-            Some(_) => {}
-        }
-        self.switchover = Some(Switchover {
-            request: request.clone(),
-            from,
-            to,
-            epoch: self.epoch,
-            phase: SwitchoverPhase::Preparing,
-            since: at,
-        });
-        self.record(
-            at,
-            "switchover-started",
-            format!("from {} to {}", self.name_of(from), self.name_of(to)),
-        );
-        Ok(Applied::Done)
-    }
-
-    fn abort_switchover(&mut self, request: &RequestId, why: &str, at: WallTime) -> Outcome {
-        let Some(running) = self.switchover.take_if(|running| running.request == *request) else {
-            return Ok(Applied::Unchanged);
-        };
-        self.record(at, "switchover-aborted", why.to_owned());
-        self.last_switchover = Some(SwitchoverOutcome {
-            request: running.request,
-            from: running.from,
-            to: running.to,
-            succeeded: false,
-            message: why.to_owned(),
-        });
-        Ok(Applied::Done)
-    }
-
-    fn order_failover(&mut self, request: &RequestId, to: NodeId, accept: bool, at: WallTime) -> Outcome {
-        let Some(holder) = self.holder else {
-            return Err(conflict(
-                "no-primary",
-                "there is no primary to fail over from: pgctl explain says why",
-            ));
-        };
-        if holder == to {
-            return Err(conflict(
-                "already-primary",
-                format!(
-                    "{} holds epoch {} already: start its agent and its server, or choose another node",
-                    self.name_of(to),
-                    self.epoch
-                ),
-            ));
-        }
-        match self.members.get(&to) {
-            None => {
-                return Err(conflict(
-                    "not-a-member",
-                    format!("node {to} is not a member: see pgctl list"),
-                ));
-            }
-            Some(member) if member.kind == MemberKind::Witness => {
-                return Err(conflict(
-                    "witness",
-                    format!("{} is a witness and has no data", member.name),
-                ));
-            }
-            Some(_) => {}
-        }
-        self.failover_order = Some(FailoverOrder {
-            request: request.clone(),
-            to,
-            epoch: self.epoch,
-            accept_data_loss: accept,
-            since: at,
-        });
-        self.record(at, "failover-ordered", format!("to {}", self.name_of(to)));
         Ok(Applied::Done)
     }
 }

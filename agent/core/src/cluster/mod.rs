@@ -11,6 +11,7 @@
 mod apply;
 mod command;
 pub mod gate;
+mod orders;
 mod risk;
 mod settings;
 mod settings_keys;
