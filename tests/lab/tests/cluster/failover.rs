@@ -7,8 +7,9 @@ use nix::sys::signal::Signal;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_primarys_node_loses_power_and_comes_back() -> Result<()> {
-    let lab = Lab::new()?;
     for bin_dir in binaries::postgres_bin_dirs()? {
+        // A lab of its own for each version: nodes of one name in one lab share their folders.
+        let lab = Lab::new()?;
         let mut scene = Scene::start(&lab, "power", |cluster| {
             cluster.postgres(bin_dir).timing("lan-fast")
         })
