@@ -55,6 +55,15 @@ impl ClockReading {
         }
     }
 
+    /// The later of two deadlines, on each clock by itself.
+    #[must_use]
+    pub fn later(self, other: ClockReading) -> ClockReading {
+        ClockReading {
+            boot_ns: self.boot_ns.max(other.boot_ns),
+            raw_ns: self.raw_ns.max(other.raw_ns),
+        }
+    }
+
     /// For a holder: whether at least one clock has reached `deadline`.
     #[must_use]
     pub fn any_reached(self, deadline: ClockReading) -> bool {

@@ -313,7 +313,7 @@ impl Coordinator {
         round.pending.remove(&node);
         match answer {
             Ok(Released::Pledged(position)) => {
-                round.released.insert(node, Release { position });
+                round.released.insert(node, Release::at(position));
             }
             Ok(Released::Bound(bound)) => tracing::debug!(%node, ?bound, "is still bound"),
             Err(error) => tracing::debug!(%node, error, "did not pledge"),

@@ -322,6 +322,7 @@ impl ClusterState {
         if !gate::is_open(&gates) {
             return Err(Rejected::Gate { gates });
         }
+        let written = gate::written_under(self, change).len();
         let epoch = self.epoch.next();
         let in_place = change.cause == Cause::PledgeRepair;
         let position = change
@@ -361,6 +362,8 @@ impl ClusterState {
         if change.may_lose_bytes.is_some() && change.cause == Cause::ManualFailover {
             // The operator has written off what only the old set had.
             self.sync.clear();
+        } else {
+            self.sync.truncate(written);
         }
         self.sync.push(change.sync.clone());
         self.record(

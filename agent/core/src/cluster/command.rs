@@ -156,6 +156,27 @@ pub struct Release {
     /// The end of its durable WAL, read after its walreceiver had ended; `None` from a witness, and from a node whose
     /// server does not run.
     pub position: Option<Position>,
+    /// The position counts for nothing but as a proof that the node was never promoted in its epoch: the others that
+    /// have pledged keep every acknowledged commit without it, and it is not to be the next holder.
+    #[serde(default)]
+    pub left_out: bool,
+}
+
+impl Release {
+    /// The word of a node whose durable WAL ends at `position`.
+    #[must_use]
+    pub fn at(position: Option<Position>) -> Release {
+        Release {
+            position,
+            left_out: false,
+        }
+    }
+
+    /// The position, unless it is left out.
+    #[must_use]
+    pub fn counted(&self) -> Option<Position> {
+        self.position.filter(|_| !self.left_out)
+    }
 }
 
 /// The grant of an epoch, with all that its gate looks at.

@@ -3,7 +3,7 @@
 //! The coordinator asks it before it proposes, `pgctl explain` prints it, and every node asks it again when it applies
 //! the grant. It looks at nothing but the replicated state and the grant itself.
 
-use super::{Cause, ClusterState, EpochChange, MemberKind, SyncMode, SyncRule};
+use super::{Cause, ClusterState, EpochChange, MemberKind, Release, SyncMode, SyncRule};
 use crate::ids::NodeId;
 use crate::pg::Position;
 use crate::reason::Reason;
@@ -54,7 +54,7 @@ pub fn pledged(change: &EpochChange) -> BTreeSet<NodeId> {
     change
         .released
         .iter()
-        .filter(|(_, release)| release.position.is_some())
+        .filter(|(_, release)| release.counted().is_some())
         .map(|(node, _)| *node)
         .collect()
 }
@@ -169,8 +169,9 @@ fn acknowledged_commits_are_kept(state: &ClusterState, change: &EpochChange) -> 
         return Reason::open(ID, why);
     }
     let released = pledged(change);
-    let rules = SyncRule::possible(&state.sync);
-    match rules.iter().find(|rule| !kept(state, rule, &released)) {
+    let written = written_under(state, change);
+    let rules = SyncRule::possible(written);
+    match rules.iter().find(|rule| !kept(written, rule, &released)) {
         None => Reason::open(
             ID,
             format!(
@@ -193,12 +194,36 @@ fn accepted_loss(state: &ClusterState, change: &EpochChange) -> Option<String> {
         .then(|| format!("async: {bytes} bytes behind, {bound} are allowed"))
 }
 
+/// The recorded rules that anything can have been written under.
+///
+/// An epoch's commits lie on the timeline that is reserved for it. A holder that has pledged to the next epoch while
+/// its WAL still ends on an earlier timeline was never promoted in its own and never will be, so the rules of that
+/// epoch bind nobody. Without this, a holder that cannot keep a lease would be the only one to be granted the next.
+#[must_use]
+pub fn written_under<'a>(state: &'a ClusterState, change: &EpochChange) -> &'a [SyncRule] {
+    let never_promoted = state.promotion.is_none()
+        && state
+            .holder
+            .and_then(|holder| change.released.get(&holder)?.position)
+            .is_some_and(|position| position.timeline < state.timeline);
+    let older = || {
+        state
+            .sync
+            .iter()
+            .take_while(|rule| rule.epoch < state.epoch)
+            .count()
+    };
+    match never_promoted {
+        true => &state.sync[..older()],
+        false => &state.sync,
+    }
+}
+
 /// Whether the pledged nodes hold every commit acknowledged under `rule`. The holder of a later epoch does so alone: its
 /// grant passed this gate, and nobody has acknowledged anything under the earlier rule since.
-fn kept(state: &ClusterState, rule: &SyncRule, released: &BTreeSet<NodeId>) -> bool {
+fn kept(written: &[SyncRule], rule: &SyncRule, released: &BTreeSet<NodeId>) -> bool {
     rule.covered_by(released)
-        || state
-            .sync
+        || written
             .iter()
             .any(|later| later.epoch > rule.epoch && released.contains(&later.primary))
 }
@@ -234,15 +259,11 @@ fn uncovered(state: &ClusterState, rule: &SyncRule, released: &BTreeSet<NodeId>,
 /// The furthest position among the pledged nodes, and who is there.
 #[must_use]
 pub fn furthest(change: &EpochChange) -> Option<(Position, BTreeSet<NodeId>)> {
-    let best = change
-        .released
-        .values()
-        .filter_map(|release| release.position)
-        .max()?;
+    let best = change.released.values().filter_map(Release::counted).max()?;
     let there = change
         .released
         .iter()
-        .filter(|(_, release)| release.position == Some(best));
+        .filter(|(_, release)| release.counted() == Some(best));
     Some((best, there.map(|(node, _)| *node).collect()))
 }
 
@@ -255,11 +276,7 @@ fn target_is_furthest(state: &ClusterState, change: &EpochChange) -> Reason {
         );
     }
     let name = state.name_of(change.to);
-    let Some(target) = change
-        .released
-        .get(&change.to)
-        .and_then(|release| release.position)
-    else {
+    let Some(target) = change.released.get(&change.to).and_then(Release::counted) else {
         return Reason::shut(
             ID,
             format!("{name} has not pledged, or its server does not run"),

@@ -95,11 +95,13 @@ impl Voter {
         {
             return RenewAnswer::Pledged { to: bound.epoch };
         }
+        // A shorter promise takes nothing back: the holder may never hear of this one, and go by the one before.
+        let until = now.plus(promise);
         self.promise = Some(Promise {
             epoch,
             incarnation,
             at: now,
-            until: now.plus(promise),
+            until: self.promise.map_or(until, |bound| bound.until.later(until)),
         });
         RenewAnswer::Granted
     }
@@ -167,6 +169,26 @@ mod tests {
         assert_eq!(voter.renew(Epoch(1), 1, PROMISE, at(200)), RenewAnswer::Granted);
         assert_eq!(voter.bound_for(Epoch(2), at(299)), Duration::from_millis(1));
         assert_eq!(voter.bound_for(Epoch(2), at(300)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_shorter_promise_takes_nothing_back_of_the_longer_one_before() {
+        let mut voter = settled();
+        assert_eq!(voter.renew(Epoch(1), 1, PROMISE, at(200)), RenewAnswer::Granted);
+        assert_eq!(
+            voter.renew(Epoch(1), 1, PROMISE / 4, at(210)),
+            RenewAnswer::Granted
+        );
+        assert_eq!(
+            voter.bound_for(Epoch(2), at(240)),
+            Duration::from_millis(60),
+            "the answer to the shorter one may be lost, and the holder goes by the longer one"
+        );
+        assert_eq!(
+            voter.renew(Epoch(1), 1, PROMISE / 4, at(290)),
+            RenewAnswer::Granted
+        );
+        assert_eq!(voter.bound_for(Epoch(2), at(299)), Duration::from_millis(16));
     }
 
     #[test]

@@ -93,11 +93,26 @@ impl World {
         promise: Duration,
     ) {
         let reading = self.reading(node);
+        if self.mutant == Some(Mutant::PromiseTakenBack) {
+            self.take_promise_back(node, promise);
+        }
         let mut answer = self.agent(node).voter.renew(epoch, incarnation, promise, reading);
         if self.mutant == Some(Mutant::PledgedVoterRenews) {
             answer = RenewAnswer::Granted;
         }
         self.send(node, from, Msg::Renewed { epoch, round, answer });
+    }
+
+    /// Forgets the promise that binds longer than `promise`, but never a quarantine.
+    fn take_promise_back(&mut self, node: usize, promise: Duration) {
+        let reading = self.reading(node);
+        let up = Duration::from_micros(self.now - self.nodes[node].agent_since);
+        let voter = &mut self.agent(node).voter;
+        let (pledge, limit) = (voter.pledge(), voter.promise_limit());
+        if up > limit * 2 && voter.bound_for(pledge.next(), reading) > promise {
+            *voter = agent_core::lease::Voter::started(pledge, Duration::ZERO, reading);
+            voter.allow_promises(limit);
+        }
     }
 
     pub fn on_renewed(&mut self, node: usize, by: usize, epoch: Epoch, round: u64, answer: RenewAnswer) {
@@ -368,7 +383,7 @@ impl World {
                 _ => position,
             });
         self.note(|| format!("n{} pledges to {}: {position:?}", node + 1, releasing.epoch));
-        let release = Some(Release { position });
+        let release = Some(Release::at(position));
         self.send(
             node,
             releasing.asker,

@@ -7,6 +7,7 @@ use agent_core::pg::TimelineId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
     PromiseAsShortAsLease,
+    PromiseTakenBack,
     DeadlineFromTheAnswer,
     ExtendedAfterItsEnd,
     NoFenceAtLeaseEnd,
@@ -48,8 +49,9 @@ impl Mutant {
     ];
 
     /// Those that must be caught.
-    pub const ALL: [Mutant; 27] = [
+    pub const ALL: [Mutant; 28] = [
         Mutant::PromiseAsShortAsLease,
+        Mutant::PromiseTakenBack,
         Mutant::DeadlineFromTheAnswer,
         Mutant::ExtendedAfterItsEnd,
         Mutant::NoFenceAtLeaseEnd,

@@ -68,7 +68,8 @@ impl Fault {
     ];
 
     /// Mixtures that aim at one part of the protocol.
-    const THEMES: [&'static [Fault]; 9] = [
+    const THEMES: [&'static [Fault]; 10] = [
+        &[Fault::Settings, Fault::Settings, Fault::Datagrams, Fault::OneWay],
         &[Fault::Datagrams, Fault::RestartOthers],
         &[
             Fault::Lossy,

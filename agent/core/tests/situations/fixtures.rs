@@ -118,9 +118,7 @@ pub fn serving(mode: SyncMode) -> ClusterState {
 }
 
 pub fn told(timeline: u32, lsn: u64) -> Release {
-    Release {
-        position: Some(at(timeline, lsn)),
-    }
+    Release::at(Some(at(timeline, lsn)))
 }
 
 pub fn observed(server: Server, control: ControlState, timeline: u32) -> PgObservation {

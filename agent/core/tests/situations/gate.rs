@@ -1,8 +1,9 @@
 //! The promotion gate.
 
 use crate::fixtures::{N1, N2, N3, at, nodes, rule, serving, told};
-use agent_core::cluster::{Cause, ClusterState, EpochChange, Pause, Release, SyncMode, gate};
+use agent_core::cluster::{Cause, ClusterState, Command, EpochChange, Pause, Release, SyncMode, gate};
 use agent_core::ids::{Epoch, NodeId};
+use agent_core::pg::TimelineId;
 use agent_core::time::WallTime;
 
 fn change(to: NodeId, released: &[(NodeId, Release)]) -> EpochChange {
@@ -69,7 +70,7 @@ fn one_of_two_standbys_is_not_enough_for_the_commits_and_for_the_lease() {
 #[test]
 fn a_voter_without_a_position_counts_for_the_lease_only() {
     let state = serving(SyncMode::Quorum);
-    let change = change(N2, &[(N2, told(2, 300)), (N3, Release { position: None })]);
+    let change = change(N2, &[(N2, told(2, 300)), (N3, Release::at(None))]);
     assert_eq!(shut(&state, &change), ["acknowledged-commits-are-kept"]);
 }
 
@@ -134,7 +135,7 @@ fn the_long_tail_of_an_old_timeline_is_not_ahead_of_its_successor() {
 fn between_two_rules_both_must_be_covered() {
     let mut state = serving(SyncMode::Quorum);
     state.sync = vec![rule(1, N1, 1, &[N2]), rule(1, N1, 1, &[N3])];
-    let released = [(N2, told(2, 300)), (N1, Release { position: None })];
+    let released = [(N2, told(2, 300)), (N1, Release::at(None))];
     assert_eq!(
         shut(&state, &change(N2, &released)),
         ["acknowledged-commits-are-kept"]
@@ -147,10 +148,52 @@ fn the_holder_of_a_later_epoch_stands_for_the_commits_of_the_earlier() {
     state.epoch = Epoch(2);
     state.holder = Some(N2);
     state.sync = vec![rule(1, N1, 1, &[N2, N3]), rule(2, N2, 1, &[N3])];
-    let mut change = change(N2, &[(N2, told(3, 400)), (N1, Release { position: None })]);
+    let mut change = change(N2, &[(N2, told(3, 400)), (N1, Release::at(None))]);
     change.from = Epoch(2);
     change.sync = rule(3, N2, 0, &[]);
     assert_eq!(shut(&state, &change), NONE);
+}
+
+/// Epoch 2 was granted to the old primary again, with no standby, and it never got a lease.
+fn granted_in_vain() -> (ClusterState, EpochChange) {
+    let mut state = serving(SyncMode::Quorum);
+    let reserved = state.timeline;
+    state.epoch = Epoch(2);
+    state.timeline = TimelineId(reserved.0 + 1);
+    state.promotion = None;
+    state.sync = vec![rule(1, N1, 1, &[N2]), rule(2, N1, 0, &[])];
+    let holder = Release {
+        left_out: true,
+        ..told(reserved.0, 400)
+    };
+    let mut change = change(N2, &[(N1, holder), (N2, told(reserved.0, 300))]);
+    change.from = Epoch(2);
+    change.sync = rule(3, N2, 0, &[]);
+    (state, change)
+}
+
+#[test]
+fn the_rule_of_an_epoch_whose_holder_was_never_promoted_binds_nobody() {
+    let (mut state, change) = granted_in_vain();
+    assert_eq!(shut(&state, &change), NONE);
+    let grant = Command::ChangeEpoch(Box::new(change));
+    state.apply(&grant).expect("every gate stands open");
+    let epochs: Vec<Epoch> = state.sync.iter().map(|rule| rule.epoch).collect();
+    assert_eq!(epochs, [Epoch(1), Epoch(3)]);
+}
+
+#[test]
+fn the_rule_of_an_epoch_whose_holder_may_have_been_promoted_binds() {
+    let (state, mut change) = granted_in_vain();
+    let silent = Release::at(None);
+    let promoted = Release {
+        left_out: true,
+        ..told(state.timeline.0, 400)
+    };
+    for holder in [silent, promoted] {
+        change.released.insert(N1, holder);
+        assert_eq!(shut(&state, &change), ["acknowledged-commits-are-kept"]);
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub(super) fn rule_for(
     let settings = &view.state.settings;
     let followers: BTreeSet<NodeId> = released
         .iter()
-        .filter(|(node, release)| **node != to && release.position.is_some())
+        .filter(|(node, release)| **node != to && release.counted().is_some())
         .map(|(node, _)| *node)
         .filter(|node| !view.state.maintenance.contains(node))
         .collect();
@@ -62,9 +62,7 @@ pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -
     for left_out in choices {
         let mut released = round.released.clone();
         for (node, release) in &mut released {
-            if left_out(*node) {
-                release.position = None;
-            }
+            release.left_out = left_out(*node);
         }
         let change = grant_among(view, round, &released, why);
         if change
@@ -143,7 +141,7 @@ fn furthest(
     released: &BTreeMap<NodeId, Release>,
     preferred: Option<NodeId>,
 ) -> Option<NodeId> {
-    let position = |node: &NodeId| released.get(node).and_then(|release| release.position);
+    let position = |node: &NodeId| released.get(node).and_then(Release::counted);
     released
         .keys()
         .copied()

@@ -108,12 +108,7 @@ fn grant(view: &CoordinatorView<'_>, creator: NodeId) -> Decision<ClusterAction>
             ),
         );
     };
-    let released = BTreeMap::from([(
-        creator,
-        Release {
-            position: Some(standby.position),
-        },
-    )]);
+    let released = BTreeMap::from([(creator, Release::at(Some(standby.position)))]);
     let change = EpochChange {
         from: view.state.epoch,
         to: creator,
