@@ -140,6 +140,9 @@ pub struct VoterReport {
     pub epoch: Epoch,
     /// How much longer the promise binds this voter, quarantine after a start included.
     pub bound_for: Duration,
+    /// How much longer it releases nothing because its agent has restarted, whatever receipt it is shown.
+    #[serde(default)]
+    pub quarantine: Duration,
     /// Time since the last renewal of the current epoch arrived; `None` if none did since the start.
     pub silent_for: Option<Duration>,
 }

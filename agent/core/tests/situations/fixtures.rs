@@ -227,6 +227,7 @@ pub fn report(node: NodeId, pg: PgObservation) -> NodeReport {
         voter: VoterReport {
             epoch: Epoch(1),
             bound_for: Duration::from_secs(1),
+            quarantine: Duration::ZERO,
             silent_for: None,
         },
         holder: None,
