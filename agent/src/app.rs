@@ -10,6 +10,8 @@ use crate::driver::node::Node;
 use crate::driver::supervision::SupervisionService;
 use crate::driver::{Clock, DriverOverview, follow_state, node_loop, publisher, reporter};
 use crate::fencing::Fencer;
+use crate::fencing::guard::{Guard, GuardProgram};
+use crate::guard_command::GuardArguments;
 use crate::lease::{self, Lease};
 use crate::ports::{Consensus, Overview};
 use crate::postgres::{Credentials, Instance, InstanceConfig};
@@ -30,7 +32,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::Server;
 
-/// Runs the agent until it is told to stop. The PostgreSQL server is left running: the next agent adopts it.
+/// Runs the agent until it is told to stop. The PostgreSQL server is left running: the next agent adopts it, and until then
+/// the guard ends it when its lease is over.
 ///
 /// # Errors
 /// What kept it from starting, or made it stop, and what to do about it.
@@ -81,6 +84,7 @@ impl Agent<'_> {
             promise,
             self.incarnation,
             fencer,
+            self.start_guard()?,
         )?;
         let (health, _http) = self.serve_health(http, clock)?;
         let supervision = Late::default();
@@ -143,6 +147,28 @@ impl Agent<'_> {
         handle.give_leadership_away().await;
         handle.shutdown().await;
         ended
+    }
+
+    /// The process that ends this node's server if this one does not; a witness has none.
+    fn start_guard(&self) -> anyhow::Result<Option<Guard>> {
+        let Some(postgres) = &self.config.postgres else {
+            return Ok(None);
+        };
+        let program = GuardProgram {
+            state_dir: self.config.node.state_dir.clone(),
+            arguments: GuardArguments {
+                state_dir: self.config.node.state_dir.clone(),
+                data_dir: postgres.data_dir.clone(),
+                cluster: self.config.cluster.name.clone(),
+                node: self.config.node.name.clone(),
+                log_level: self.config.log.level.clone(),
+                log_format: self.config.log.format,
+            }
+            .as_command_line(),
+        };
+        let guard = Guard::start(program)
+            .context("could not start the thread that keeps the guard: raise the limit on threads")?;
+        Ok(Some(guard))
     }
 
     fn consensus_config(&self) -> StartConfig {
@@ -339,7 +365,7 @@ fn stop_on_signal() -> anyhow::Result<watch::Receiver<bool>> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("told to stop; the server keeps running for the next agent");
+        tracing::info!("told to stop; the server runs on for the next agent, a primary until its lease ends");
         sender.send_replace(true);
         sender.closed().await;
     });

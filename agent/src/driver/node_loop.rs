@@ -188,6 +188,7 @@ async fn view<'a>(
             epoch: lease.epoch,
             valid: lease.valid(),
             fenced: lease.fenced,
+            unguarded: node.lease.guard_trouble(),
         },
         pg,
         conf,

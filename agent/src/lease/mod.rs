@@ -5,6 +5,7 @@
 //! *Invariant:* the thread, and nobody else, ends the server when the lease runs out; it does not ask the driver.
 
 pub mod clock;
+mod guarded;
 mod pledge;
 mod shared;
 mod thread;

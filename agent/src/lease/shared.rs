@@ -1,9 +1,11 @@
 //! The lease's state, shared between its thread and the rest of the agent.
 
 use super::clock;
+use super::guarded::Guarded;
 use super::pledge::{Pledge, PledgeError, PledgeFile};
 use super::wire::{Datagram, Key, Kind};
 use crate::fencing::Fencer;
+use crate::fencing::guard::Guard;
 use agent_core::cluster::{ClusterState, LeaseVoters};
 use agent_core::ids::{Epoch, NodeId};
 use agent_core::lease::{Holder, RenewAnswer, Voter};
@@ -83,6 +85,8 @@ pub(super) struct Inner {
     pub(super) peers: BTreeMap<NodeId, (String, Option<SocketAddr>)>,
     pub(super) timing: Timing,
     pub(super) next_renewal: ClockReading,
+    /// The process that ends the server if this one does not; `None` on a witness.
+    pub(super) guarded: Option<Guarded>,
 }
 
 impl Shared {
@@ -105,13 +109,13 @@ impl Inner {
     fn status(&self) -> LeaseStatus {
         let now = clock::read();
         let current = self.holder.as_ref();
-        // While one epoch passes into the next without a stop, the lease that is held is the longer of the two.
-        let deadline = [self.holder.as_ref(), self.before.as_ref()]
-            .into_iter()
-            .flatten()
-            .filter(|holder| holder.valid(now))
-            .filter_map(Holder::deadline)
-            .max_by_key(|deadline| deadline.boot_ns.min(deadline.raw_ns));
+        let deadline = self
+            .confirmed_by_voters(now)
+            .and_then(|deadline| match &self.guarded {
+                Some(guarded) => guarded.limit(deadline),
+                None => Some(deadline),
+            })
+            .filter(|deadline| !now.any_reached(*deadline));
         LeaseStatus {
             epoch: current.map_or(Epoch(0), Holder::epoch),
             deadline,
@@ -120,15 +124,50 @@ impl Inner {
         }
     }
 
+    /// Until when a majority of the voters supports this node. While one epoch passes into the next without a stop, the
+    /// lease that is held is the longer of the two.
+    pub(super) fn confirmed_by_voters(&self, now: ClockReading) -> Option<ClockReading> {
+        [self.holder.as_ref(), self.before.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter(|holder| holder.valid(now))
+            .filter_map(Holder::deadline)
+            .max_by_key(|deadline| deadline.boot_ns.min(deadline.raw_ns))
+    }
+
+    /// Has the guard know until when the server may write. If it has ended the server already, the lease is over.
+    pub(super) fn tend_guard(&mut self, now: ClockReading) -> Option<Epoch> {
+        let until = self.confirmed_by_voters(now);
+        let epoch = self.holder.as_ref().map(Holder::epoch);
+        let held = epoch.filter(|epoch| *epoch > self.fenced).zip(until);
+        let ended = self.guarded.as_mut()?.tend(held, self.timing.renew(), now)?;
+        self.end_up_to(ended);
+        Some(ended)
+    }
+
+    fn end_up_to(&mut self, epoch: Epoch) {
+        for holder in [self.holder.as_mut(), self.before.as_mut()]
+            .into_iter()
+            .flatten()
+            .filter(|holder| holder.epoch() <= epoch)
+        {
+            holder.end();
+        }
+    }
+
     /// Whether a lease was held and none is now: the server must end. What was fenced has had its end already: it says
     /// nothing about a later epoch, whose first renewal may still be under way.
     pub(super) fn ran_out(&mut self, now: ClockReading) -> Option<Epoch> {
         let fenced = self.fenced;
+        let guard_is_due = self.guarded.as_ref().is_some_and(|guarded| guarded.ran_out(now));
         let mut sides: Vec<&mut Holder> = [self.holder.as_mut(), self.before.as_mut()]
             .into_iter()
             .flatten()
             .filter(|holder| holder.epoch() > fenced)
             .collect();
+        if guard_is_due {
+            sides.iter_mut().for_each(|holder| holder.end());
+        }
         if sides.iter().any(|holder| holder.valid(now)) {
             return None;
         }
@@ -236,6 +275,12 @@ impl Lease {
     #[must_use]
     pub fn status(&self) -> LeaseStatus {
         self.shared.lock().status()
+    }
+
+    /// Why this node has no guard, without which it holds no lease; `None` while it has one, or needs none.
+    #[must_use]
+    pub fn guard_trouble(&self) -> Option<String> {
+        self.shared.lock().guarded.as_ref()?.trouble()
     }
 
     /// Sees each change of the lease.
@@ -378,13 +423,9 @@ impl Lease {
         let mut guard = self.shared.lock();
         let inner = &mut *guard;
         inner.fenced = inner.fenced.max(epoch);
-        for holder in [inner.holder.as_mut(), inner.before.as_mut()]
-            .into_iter()
-            .flatten()
-        {
-            if holder.epoch() <= epoch {
-                holder.end();
-            }
+        inner.end_up_to(epoch);
+        if let Some(guarded) = &mut inner.guarded {
+            guarded.disarm(epoch);
         }
         self.shared.publish(inner);
     }
@@ -413,6 +454,7 @@ impl Lease {
         file: PledgeFile,
         pledge: Pledge,
         incarnation: u64,
+        guard: Option<Guard>,
     ) -> Lease {
         let now = clock::read();
         let inner = Inner {
@@ -427,6 +469,7 @@ impl Lease {
             peers: BTreeMap::new(),
             timing: Timing::default(),
             next_renewal: now,
+            guarded: guard.map(Guarded::new),
         };
         let status = watch::channel(inner.status()).0;
         let shared = Shared {
@@ -474,6 +517,7 @@ mod tests {
             peers: BTreeMap::new(),
             timing: Timing::default(),
             next_renewal: at(150),
+            guarded: None,
         }
     }
 

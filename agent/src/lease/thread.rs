@@ -1,11 +1,17 @@
 //! The thread itself: wait for a datagram or for the next thing that is due.
 
 use super::clock;
+use super::guarded::Guarded;
 use super::pledge::{PledgeError, PledgeFile};
 use super::shared::{Lease, Shared};
 use super::wire::{Datagram, LENGTH};
 use crate::fencing::Fencer;
+use crate::fencing::guard::Guard;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use socket2::Socket;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,11 +48,14 @@ pub fn start(
     promise: Duration,
     incarnation: u64,
     fencer: Option<Fencer>,
+    guard: Option<Guard>,
 ) -> Result<Lease, StartError> {
-    let socket = UdpSocket::bind(address).map_err(|source| StartError::Socket { address, source })?;
+    let socket = UdpSocket::bind(address)
+        .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
+        .map_err(|source| StartError::Socket { address, source })?;
     let file = PledgeFile::new(state_dir);
     let pledge = file.load()?;
-    let lease = Lease::new(socket, fencer, file, pledge, incarnation);
+    let lease = Lease::new(socket, fencer, file, pledge, incarnation, guard);
     lease.allow_promises(promise)?;
     let shared = lease.shared.clone();
     std::thread::Builder::new()
@@ -60,12 +69,8 @@ fn run(shared: &Arc<Shared>) {
     crate::hardening::run_this_thread_first();
     let mut buffer = [0; LENGTH + 1];
     loop {
-        let wait = step(shared);
-        // A zero timeout would mean to wait for ever.
-        let wait = wait.clamp(Duration::from_micros(100), LONGEST_WAIT);
-        if shared.socket.set_read_timeout(Some(wait)).is_err() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let (wait, guard) = step(shared);
+        wait_for(&shared.socket, guard.as_deref(), wait.min(LONGEST_WAIT));
         let Ok((length, from)) = shared.socket.recv_from(&mut buffer) else {
             continue;
         };
@@ -83,11 +88,21 @@ fn run(shared: &Arc<Shared>) {
     }
 }
 
-/// Does what is due, and says how long nothing else will be.
-fn step(shared: &Shared) -> Duration {
+/// Waits for a datagram, or for the guard to say something.
+fn wait_for(socket: &UdpSocket, guard: Option<&Socket>, wait: Duration) {
+    let mut polled = vec![PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    polled.extend(guard.map(|guard| PollFd::new(guard.as_fd(), PollFlags::POLLIN)));
+    if ppoll(&mut polled, Some(TimeSpec::from_duration(wait)), None).is_err() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Does what is due, and says how long nothing else will be; with the guard's connection, which may end the wait.
+fn step(shared: &Shared) -> (Duration, Option<Arc<Socket>>) {
     let now = clock::read();
     let mut inner = shared.lock();
-    if let Some(epoch) = inner.ran_out(now)
+    let ended = inner.tend_guard(now);
+    if let Some(epoch) = inner.ran_out(now).max(ended)
         && let Some(fencer) = &shared.fencer
     {
         fencer.lease_over(epoch);
@@ -118,11 +133,12 @@ fn step(shared: &Shared) -> Duration {
         }
     }
     shared.publish(&inner);
+    let guard = inner.guarded.as_ref().and_then(Guarded::line);
     drop(inner);
     for (to, bytes) in outgoing {
         send(shared, to, &bytes);
     }
-    wait
+    (wait, guard)
 }
 
 fn send(shared: &Shared, to: SocketAddr, bytes: &[u8]) {

@@ -7,7 +7,7 @@ use super::cgroup::Cgroup;
 use super::pidfd;
 use super::proc_table::{FolderId, Process};
 use nix::sys::signal::Signal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -118,6 +118,20 @@ pub struct KillFailed {
 impl TreeKiller {
     pub(super) fn new(target: Arc<KillTarget>) -> TreeKiller {
         TreeKiller { target }
+    }
+
+    /// For the server of `data_dir`, of which nothing else need be known.
+    #[must_use]
+    pub fn of(cluster: &str, node: &str, data_dir: &Path) -> TreeKiller {
+        let cgroup = Cgroup::prepare(cluster, node, data_dir);
+        TreeKiller::new(Arc::new(KillTarget::new(data_dir.to_owned(), cgroup)))
+    }
+
+    /// Looks up the data directory anew, and says how many processes a kill would end.
+    #[must_use]
+    pub fn look_up(&self) -> usize {
+        self.target.refresh_folder();
+        self.target.processes().len()
     }
 
     /// Sends SIGKILL to every process of the instance, orphans without a postmaster included, until none is left.

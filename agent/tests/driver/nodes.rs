@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -39,6 +40,8 @@ pub struct Nodes {
     pub log: SharedLog,
     nodes: BTreeMap<NodeId, (Arc<Node>, Instance)>,
     stop: watch::Sender<bool>,
+    /// The loops that start servers again.
+    loops: Vec<JoinHandle<()>>,
     dir: tempfile::TempDir,
 }
 
@@ -94,6 +97,7 @@ impl Nodes {
         let log = SharedLog::new(state);
         let (stop, stopped) = watch::channel(false);
         let mut nodes = BTreeMap::new();
+        let mut loops = Vec::new();
         for (id, ((listener, address), port)) in ids().zip(peers.into_iter().zip(postgres)) {
             let seat = Seat {
                 node: id,
@@ -107,12 +111,15 @@ impl Nodes {
                 port,
                 secrets: &secrets,
             };
-            nodes.insert(id, start_node(place, seat, listener, address, &stopped));
+            let (node, instance, running) = start_node(place, seat, listener, address, &stopped);
+            nodes.insert(id, (node, instance));
+            loops.push(running);
         }
         Some(Nodes {
             log,
             nodes,
             stop,
+            loops,
             dir,
         })
     }
@@ -152,6 +159,9 @@ impl Nodes {
     /// Ends the loops, then the servers.
     pub async fn stop(&mut self) {
         self.stop.send_replace(true);
+        for running in self.loops.drain(..) {
+            running.await.expect("no panic");
+        }
         for (_, instance) in self.nodes.values() {
             let killer = instance.killer();
             tokio::task::spawn_blocking(move || killer.kill(Duration::from_secs(10)))
@@ -186,7 +196,7 @@ fn start_node(
     listener: TcpListener,
     address: SocketAddr,
     stop: &watch::Receiver<bool>,
-) -> (Arc<Node>, Instance) {
+) -> (Arc<Node>, Instance, JoinHandle<()>) {
     let home = place.root.join(format!("n{}", place.id));
     let state_dir = home.join("state");
     let config = InstanceConfig {
@@ -224,7 +234,8 @@ fn start_node(
     }))
     .expect("a thread");
     let promise = Settings::default().timing.promise();
-    let lease = agent::lease::start(address, &state_dir, promise, 1, Some(fencer.clone())).expect("a lease");
+    let lease =
+        agent::lease::start(address, &state_dir, promise, 1, Some(fencer.clone()), None).expect("a lease");
     let node = Node::new(
         Clock::start(),
         1,
@@ -244,9 +255,9 @@ fn start_node(
     );
     tokio::spawn(follow_state(node.clone(), stop.clone()));
     tokio::spawn(reporter::run(node.clone(), stop.clone()));
-    tokio::spawn(node_loop::run(node.clone(), stop.clone()));
     tokio::spawn(coordinator.run(stop.clone()));
-    (node, instance)
+    let running = tokio::spawn(node_loop::run(node.clone(), stop.clone()));
+    (node, instance, running)
 }
 
 fn give_to_server(folder: &Path) {

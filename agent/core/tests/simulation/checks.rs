@@ -117,7 +117,8 @@ impl World {
 
     pub fn check_promotion(&mut self, node: usize, epoch: Epoch, place: Place) {
         let young = self.now < self.nodes[node].agent_since + 1_000 * MS;
-        if self.nodes[node].agent.is_none() || self.nodes[node].frozen || young {
+        let watched = self.nodes[node].guard.is_some() && !self.nodes[node].suspended;
+        if !watched && (self.nodes[node].agent.is_none() || self.nodes[node].frozen || young) {
             self.nodes[node].unguarded = true;
         }
         let unguarded = self.nodes[node].unguarded;

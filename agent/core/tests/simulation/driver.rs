@@ -90,7 +90,7 @@ impl World {
         it.frozen = false;
         it.suspended = false;
         let kept = std::mem::take(&mut it.kept);
-        it.unguarded = it.server.writable();
+        it.unguarded = it.server.writable() && it.guard.is_none();
         for event in kept {
             self.after(0, event);
         }
@@ -163,6 +163,7 @@ impl World {
             },
             valid: without_lease || agent.holder.as_ref().is_some_and(|holder| holder.valid(reading)),
             fenced: agent.fenced,
+            unguarded: None,
         };
         let holder = state.holder.filter(|holder| *holder != id(node));
         let view = NodeView {

@@ -64,6 +64,7 @@ impl World {
         match loss {
             Loss::Node => {
                 self.kill_server(primary);
+                self.guard_starts_anew(primary);
                 self.stop_agent(primary);
             }
             Loss::Server => {
@@ -73,7 +74,7 @@ impl World {
             Loss::Agent => self.stop_agent(primary),
             Loss::AgentFrozen => {
                 self.nodes[primary].frozen = true;
-                self.nodes[primary].unguarded = true;
+                self.nodes[primary].unguarded = self.nodes[primary].guard.is_none();
             }
             _ => {}
         }

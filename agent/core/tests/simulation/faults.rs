@@ -130,11 +130,13 @@ impl World {
             }
             Fault::NodeCrash => {
                 self.kill_server(node);
+                self.guard_starts_anew(node);
                 self.crash_agent(node, soon);
             }
             Fault::CrashAll => {
                 for node in 0..self.nodes.len() {
                     self.kill_server(node);
+                    self.guard_starts_anew(node);
                     let delay = self.rng.between(30, 3_000) * MS;
                     self.crash_agent(node, delay);
                 }
@@ -280,7 +282,8 @@ impl World {
         }
         it.frozen = true;
         it.suspended = server_too;
-        it.unguarded = it.server.writable();
+        // A guard is stopped with its machine, but not with its agent.
+        it.unguarded = it.server.writable() && (it.guard.is_none() || server_too);
         self.after(until, Event::Trouble(Trouble::Thaw { node }));
     }
 
@@ -301,6 +304,7 @@ impl World {
             it.unguarded = false;
         }
         let kept = std::mem::take(&mut it.kept);
+        self.guard_looks(node);
         self.note(|| format!("n{} goes on", node + 1));
         for event in kept {
             self.after(1, event);

@@ -8,7 +8,7 @@ use agent_core::cluster::{Command, MemberKind, SyncRule};
 use agent_core::decide::cluster::CoordinatorMemory;
 use agent_core::decide::node::{Conf, NodeMemory};
 use agent_core::ids::{Epoch, NodeId, RequestId};
-use agent_core::lease::{Holder, Voter};
+use agent_core::lease::{Holder, Voter, Watch};
 use agent_core::reason::Reason;
 use agent_core::time::ClockReading;
 use agent_core::view::{ClusterView, FenceReceipt};
@@ -74,5 +74,7 @@ pub struct Node {
     pub agent_since: Time,
     pub slow_until: Time,
     pub lag_until: Time,
+    /// The process that ends the server at the lease's end; `None` where the run has no guards.
+    pub guard: Option<Watch>,
     pub server: Server,
 }

@@ -15,6 +15,7 @@ use crate::rng::Rng;
 use crate::wal::Wal;
 use agent_core::cluster::{ClusterState, Command, Member, MemberKind, Secrets};
 use agent_core::ids::NodeId;
+use agent_core::lease::Watch;
 use agent_core::time::ClockReading;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -84,6 +85,7 @@ impl World {
                 agent_since: 0,
                 slow_until: 0,
                 lag_until: 0,
+                guard: plan.guards.then(Watch::default),
                 server: Server::new(),
             })
             .collect();
@@ -276,6 +278,8 @@ impl World {
                 self.mix(self.raft.states.len() as u64);
                 self.on_raft(event);
             }
+            Event::Guard { node } => self.guard_looks(node),
+            Event::Guarded { node, epoch } => self.guard_has_ended(node, epoch),
             Event::Client => self.on_client(),
             Event::Trouble(trouble) => self.on_trouble(trouble),
             Event::Converged => self.look_whether_whole(),

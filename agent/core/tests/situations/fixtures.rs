@@ -211,6 +211,7 @@ pub fn node_view(me: NodeId, state: &ClusterState, pg: PgObservation) -> NodeVie
             },
             valid: state.holder == Some(me),
             fenced: Epoch(0),
+            unguarded: None,
         },
         pg,
         conf: None,

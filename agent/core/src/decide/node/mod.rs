@@ -39,7 +39,7 @@ pub struct NodeView<'a> {
 }
 
 /// What the lease thread says.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseView {
     /// The epoch for which this node renews, or last renewed.
     pub epoch: Epoch,
@@ -47,6 +47,8 @@ pub struct LeaseView {
     pub valid: bool,
     /// The newest epoch whose server this agent has ended: it never holds that epoch again.
     pub fenced: Epoch,
+    /// Why this node has no guard, and so no lease; `None` while it has one, or needs none.
+    pub unguarded: Option<String>,
 }
 
 /// What the driver remembers between two looks. Losing it costs time, never safety.

@@ -88,6 +88,16 @@ fn wait_for_new_epoch(view: &NodeView<'_>) -> Decision<NodeAction> {
     )
 }
 
+/// Whether it is for want of a guard that this node has no lease.
+fn unguarded(view: &NodeView<'_>) -> Option<Reason> {
+    let why = view.lease.unguarded.as_ref()?;
+    Some(Reason::shut(
+        "guard-is-up",
+        why,
+        "the agent starts a guard by itself; its log says what keeps it from that",
+    ))
+}
+
 fn promote(view: &NodeView<'_>, standby: &StandbyView) -> Decision<NodeAction> {
     let epoch = view.state.epoch;
     if standby.position.timeline >= view.state.timeline {
@@ -102,14 +112,14 @@ fn promote(view: &NodeView<'_>, standby: &StandbyView) -> Decision<NodeAction> {
         );
     }
     if !(view.lease.valid && view.lease.epoch == epoch) {
-        return Decision::wait(
-            "no-lease-yet",
+        let reason = unguarded(view).unwrap_or_else(|| {
             Reason::shut(
                 "lease-valid",
                 format!("no majority of the voters has confirmed epoch {epoch} to this node yet"),
                 "a majority of the agents answers: start them, or restore the network",
-            ),
-        );
+            )
+        });
+        return Decision::wait("no-lease-yet", reason);
     }
     if view
         .state
@@ -236,11 +246,13 @@ fn adopt(view: &NodeView<'_>) -> Decision<NodeAction> {
         ),
         Some(since) => Decision::wait(
             "adopting",
-            Reason::shut(
-                "lease-valid",
-                format!("asking the voters to confirm epoch {epoch}"),
-                "a majority answers",
-            ),
+            unguarded(view).unwrap_or_else(|| {
+                Reason::shut(
+                    "lease-valid",
+                    format!("asking the voters to confirm epoch {epoch}"),
+                    "a majority answers",
+                )
+            }),
         )
         .again(
             since.plus(patience + Duration::from_millis(1)),
