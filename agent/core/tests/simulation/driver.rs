@@ -87,10 +87,13 @@ impl World {
         let it = &mut self.nodes[node];
         let Some(agent) = it.agent.take() else { return };
         it.applied_floor = agent.applied;
+        // A guard that was stopped with its machine acts only now.
+        it.unguarded = it.server.writable() && (it.guard.is_none() || it.suspended);
+        it.resumed = it.suspended.then_some(self.now).or(it.resumed);
         it.frozen = false;
         it.suspended = false;
         let kept = std::mem::take(&mut it.kept);
-        it.unguarded = it.server.writable() && it.guard.is_none();
+        self.guard_looks(node);
         for event in kept {
             self.after(0, event);
         }

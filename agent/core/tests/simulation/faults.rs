@@ -293,6 +293,7 @@ impl World {
         if !it.frozen {
             return;
         }
+        it.resumed = it.suspended.then_some(self.now).or(it.resumed);
         it.frozen = false;
         it.suspended = false;
         it.agent_since = self.now;

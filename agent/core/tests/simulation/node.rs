@@ -67,6 +67,8 @@ pub struct Node {
     pub frozen: bool,
     /// Neither does the server.
     pub suspended: bool,
+    /// When it last went on after that: its clocks had run, and it needs a moment to see so.
+    pub resumed: Option<Time>,
     pub kept: Vec<Event>,
     /// The server runs without an agent that watches its lease.
     pub unguarded: bool,

@@ -80,6 +80,7 @@ impl World {
                 applied_floor: 0,
                 frozen: false,
                 suspended: false,
+                resumed: None,
                 kept: Vec::new(),
                 unguarded: false,
                 agent_since: 0,
