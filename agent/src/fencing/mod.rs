@@ -6,5 +6,6 @@
 //! *Invariant:* no receipt without every process of the instance gone.
 
 mod fencer;
+pub mod kernel_lease;
 
 pub use fencer::{Fenced, Fencer, Kill};
