@@ -1,6 +1,6 @@
 //! A network namespace for each test, with a server in it that answers each line, and clients.
 
-use agent::fencing::kernel_lease::{Clock, Gate, Place};
+use agent::fencing::kernel_lease::{Gate, Place};
 use agent::lease::clock;
 use agent_core::time::ClockReading;
 use nix::sched::{CloneFlags, unshare};
@@ -35,17 +35,13 @@ pub fn in_own_network(name: &str, test: impl FnOnce() + Send) {
     });
 }
 
-pub fn clocks() -> Clock {
-    Box::new(clock::read)
-}
-
 pub fn from_now(milliseconds: u64) -> ClockReading {
     clock::read().plus(Duration::from_millis(milliseconds))
 }
 
 /// The gate of a server at `address`, unarmed.
 pub fn gate(address: SocketAddr) -> Gate {
-    Gate::attach(place(address), clocks()).expect("nf_tables in a namespace of its own")
+    Gate::attach(place(address), Box::new(clock::read)).expect("nf_tables in a namespace of its own")
 }
 
 pub fn place(address: SocketAddr) -> Place {
@@ -63,9 +59,10 @@ pub fn echo(address: &str) -> SocketAddr {
                 let mut reader = BufReader::new(&stream);
                 let mut line = String::new();
                 while reader.read_line(&mut line).is_ok_and(|length| length > 0) {
-                    // `later N` is answered after so many milliseconds, as a commit that waits is.
-                    if let Some(after) = line.strip_prefix("later ") {
-                        let after = after.trim().parse().expect("milliseconds");
+                    // `later N ...` is answered after so many milliseconds, as a commit that waits is.
+                    if let Some(rest) = line.strip_prefix("later ") {
+                        let after = rest.split_whitespace().next().and_then(|n| n.parse().ok());
+                        let after = after.expect("milliseconds");
                         std::thread::sleep(Duration::from_millis(after));
                     }
                     if (&stream).write_all(line.as_bytes()).is_err() {
@@ -94,6 +91,11 @@ impl Client {
         })
     }
 
+    /// Connects and asks once.
+    pub fn visit(address: SocketAddr) -> io::Result<String> {
+        Client::connect(address)?.ask("hello")
+    }
+
     pub fn send(&mut self, line: &str) -> io::Result<()> {
         self.stream.get_mut().write_all(format!("{line}\n").as_bytes())
     }
@@ -109,5 +111,14 @@ impl Client {
     pub fn ask(&mut self, line: &str) -> io::Result<String> {
         self.send(line)?;
         self.answer()
+    }
+}
+
+/// Waits for a condition.
+pub fn wait_until(what: &str, met: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !met() {
+        assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

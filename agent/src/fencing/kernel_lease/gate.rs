@@ -9,6 +9,7 @@ use super::ruleset::{COMMENT, Turn, comment_text};
 use super::socket::Netlink;
 use agent_core::time::ClockReading;
 use nix::errno::Errno;
+use std::time::Duration;
 
 /// Reads the two clocks of the lease, now.
 pub type Clock = Box<dyn Fn() -> ClockReading + Send>;
@@ -37,6 +38,12 @@ pub struct Gate {
 /// How often a renewal that took too long is begun again, with a new look at the clocks.
 const TRIES: u32 = 2;
 
+/// How long the timer of a trial is.
+const TRIAL: Duration = Duration::from_secs(1);
+
+/// Nobody else changes the table, and it outlives the process.
+const PROTECTED: u32 = nf::NFT_TABLE_F_OWNER | nf::NFT_TABLE_F_PERSIST;
+
 /// The table as it was found.
 struct Found {
     ours: bool,
@@ -53,16 +60,7 @@ impl Gate {
     /// If it cannot be had here ([`KernelLeaseError::NotPermitted`], [`KernelLeaseError::Unsupported`]), or is in the
     /// hands of another process ([`KernelLeaseError::Taken`]).
     pub fn attach(place: Place, clock: Clock) -> Result<Gate, KernelLeaseError> {
-        let netlink = Netlink::open().map_err(KernelLeaseError::Unsupported)?;
-        let mut gate = Gate {
-            netlink,
-            messages: Messages::new(),
-            place,
-            clock,
-            table_flags: nf::NFT_TABLE_F_OWNER | nf::NFT_TABLE_F_PERSIST,
-            armed: false,
-            in_force: None,
-        };
+        let mut gate = Gate::new(place, clock)?;
         match gate.look()? {
             None => gate.make(false)?,
             Some(found) if found.ours => gate.take_over(found.flags)?,
@@ -72,6 +70,31 @@ impl Gate {
             }
         }
         Ok(gate)
+    }
+
+    /// The gate that an earlier process has left, if there is one, whatever its layout. Nothing is made.
+    ///
+    /// # Errors
+    /// As [`Gate::attach`].
+    pub fn find(place: Place, clock: Clock) -> Result<Option<Gate>, KernelLeaseError> {
+        let mut gate = Gate::new(place, clock)?;
+        let Some(found) = gate.look()? else {
+            return Ok(None);
+        };
+        gate.take_over(found.flags)?;
+        Ok(Some(gate))
+    }
+
+    fn new(place: Place, clock: Clock) -> Result<Gate, KernelLeaseError> {
+        Ok(Gate {
+            netlink: Netlink::open().map_err(KernelLeaseError::Unsupported)?,
+            messages: Messages::new(),
+            place,
+            clock,
+            table_flags: PROTECTED,
+            armed: false,
+            in_force: None,
+        })
     }
 
     /// What lets packets through.
@@ -124,6 +147,17 @@ impl Gate {
             return Ok(());
         }
         Err(KernelLeaseError::TooSlow)
+    }
+
+    /// Does all that opening does to the kernel, without arming.
+    pub(super) fn try_timer(&mut self) -> Result<(), KernelLeaseError> {
+        let deadline = (self.clock)().plus(TRIAL);
+        if let Some(countdown) = Countdown::until(deadline, (self.clock)()) {
+            self.batch(|place, m| place.set_timer(m, Turn::A, countdown))
+                .map_err(KernelLeaseError::Unsupported)?;
+        }
+        self.batch(|place, m| place.put_in_force(m, Turn::A, false))
+            .map_err(KernelLeaseError::Unsupported)
     }
 
     /// Refuses clients from now on, and arms the gate if it is not.
@@ -212,7 +246,7 @@ impl Gate {
 
     fn take_over(&mut self, flags: u32) -> Result<(), KernelLeaseError> {
         self.table_flags = if flags & nf::NFT_TABLE_F_PERSIST != 0 {
-            nf::NFT_TABLE_F_OWNER | nf::NFT_TABLE_F_PERSIST
+            PROTECTED
         } else {
             0
         };

@@ -27,6 +27,14 @@ impl Place {
         }
     }
 
+    /// A place that nobody else uses, for a trial.
+    pub(super) fn beside(&self) -> Place {
+        Place {
+            table: format!("{}_probe", self.table),
+            ..self.clone()
+        }
+    }
+
     /// The table's name, for people: `nft list table inet NAME`.
     #[must_use]
     pub fn table(&self) -> &str {
