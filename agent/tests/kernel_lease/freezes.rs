@@ -6,7 +6,6 @@ use crate::{assert_open, assert_shut, refusal};
 use agent::fencing::kernel_lease::{Gate, GateState, KernelLeaseError};
 use agent::lease::clock;
 use agent_core::time::ClockReading;
-use nix::sys::signal::Signal;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -21,7 +20,7 @@ fn a_frozen_agent_s_server_stops_answering_before_the_lease_ends() {
         for _ in 0..500 {
             client.ask("busy").expect("renewed");
         }
-        renewer.signal(Signal::SIGSTOP);
+        renewer.freeze();
         let frozen = clock::read();
         let deadline = renewer.last_deadline();
         let last = loop {
@@ -47,7 +46,7 @@ fn a_frozen_agent_s_server_stops_answering_before_the_lease_ends() {
         wait_until("the deadline", || clock::read().all_reached(deadline));
         assert_shut(server);
 
-        renewer.signal(Signal::SIGCONT);
+        renewer.thaw();
         wait_until("the agent to see that its lease is over", || renewer.is_over());
         assert_shut(server);
     });
@@ -63,11 +62,11 @@ fn an_agent_that_wakes_up_in_the_middle_of_a_renewal_opens_nothing() {
             // Renewing without a pause, so that it is nearly always in the middle of it.
             let renewer = Renewer::start(server, 80, 0);
             std::thread::sleep(Duration::from_micros(5_000 + 337 * round));
-            renewer.signal(Signal::SIGSTOP);
+            renewer.freeze();
             // Also one that it had worked out and not told yet.
             let deadline = from_now(80);
             wait_until("the deadline", || clock::read().all_reached(deadline));
-            renewer.signal(Signal::SIGCONT);
+            renewer.thaw();
             while !renewer.is_over() {
                 assert_eq!(
                     refusal(Client::visit(server)),

@@ -14,15 +14,18 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Why a client got no answer.
+#[track_caller]
 fn refusal<T: std::fmt::Debug>(outcome: io::Result<T>) -> ErrorKind {
     outcome.expect_err("the gate should be shut").kind()
 }
 
 /// A new client is refused at once, not left to wait.
+#[track_caller]
 fn assert_shut(server: SocketAddr) {
     assert_eq!(refusal(Client::visit(server)), ErrorKind::ConnectionRefused);
 }
 
+#[track_caller]
 fn assert_open(server: SocketAddr) {
     assert_eq!(Client::visit(server).expect("the gate should be open"), "hello");
 }

@@ -4,6 +4,7 @@ use crate::network::{from_now, gate};
 use agent::lease::clock;
 use agent_core::time::ClockReading;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ fn renewing_process() {
     let lease: u64 = variable(LEASE).parse().expect("milliseconds");
     let pause = Duration::from_millis(variable(PAUSE).parse().expect("milliseconds"));
     let mut gate = gate(server);
+    gate.close().expect("armed and shut");
     let mut out = std::io::stdout();
     let mut deadline = from_now(lease);
     loop {
@@ -103,8 +105,16 @@ impl Renewer {
         self.heard().over
     }
 
-    pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.process.id() as i32), signal).expect("it runs");
+    /// Returns when all of its threads stand still, which may be long after the signal on a busy machine.
+    pub fn freeze(&self) {
+        let process = Pid::from_raw(self.process.id() as i32);
+        kill(process, Signal::SIGSTOP).expect("it runs");
+        let seen = waitpid(process, Some(WaitPidFlag::WUNTRACED));
+        assert_eq!(seen, Ok(WaitStatus::Stopped(process, Signal::SIGSTOP)));
+    }
+
+    pub fn thaw(&self) {
+        kill(Pid::from_raw(self.process.id() as i32), Signal::SIGCONT).expect("it is frozen");
     }
 
     /// Ends it as `kill -9` does.

@@ -5,6 +5,7 @@ use crate::{assert_open, assert_shut, refusal};
 use agent::config::KernelLeasePolicy;
 use agent::fencing::kernel_lease::{KernelLease, KernelLeaseError, KernelLeasing, Standing, Wanted, probe};
 use agent::lease::clock;
+use agent_core::ids::Epoch;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::process::Command;
@@ -15,11 +16,11 @@ fn started(server: SocketAddr) -> KernelLease {
     leasing.handle().expect("required, so it is on").clone()
 }
 
-fn ordered(lease: &KernelLease, wanted: Wanted) -> Standing {
+fn ordered(lease: &KernelLease, epoch: u64, wanted: Wanted) -> Standing {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime");
-    runtime.block_on(lease.carried_out(lease.want(wanted)))
+    runtime.block_on(lease.carried_out(lease.want(Epoch(epoch), wanted)))
 }
 
 #[test]
@@ -31,27 +32,32 @@ fn the_thread_carries_out_what_the_lease_wants() {
         assert_open(server);
 
         let until = Wanted::OpenUntil(from_now(60_000));
-        let standing = ordered(&lease, until);
+        let standing = ordered(&lease, 1, until);
         assert_eq!(
             (standing.state, standing.trouble, standing.renewals),
             (until, None, 1)
         );
         let mut client = Client::connect(server).expect("open");
 
-        assert_eq!(ordered(&lease, Wanted::Closed).state, Wanted::Closed);
+        assert_eq!(ordered(&lease, 1, Wanted::Closed).state, Wanted::Closed);
         assert_eq!(refusal(client.ask("over")), ErrorKind::ConnectionReset);
         assert_shut(server);
 
         // A renewal that comes too late for its own deadline is given up, and nobody waits for it for ever.
-        let late = ordered(&lease, Wanted::OpenUntil(from_now(0)));
+        let late = ordered(&lease, 1, Wanted::OpenUntil(from_now(0)));
         assert_eq!(
             (late.state, late.trouble),
             (Wanted::Closed, Some(KernelLeaseError::TooLate))
         );
         assert_shut(server);
 
-        assert_eq!(ordered(&lease, Wanted::Unarmed).trouble, None);
+        assert_eq!(ordered(&lease, 1, Wanted::Unarmed).trouble, None);
         assert_open(server);
+
+        // Granted again. The receipt of the epoch before, were it repeated, must not disarm a new primary.
+        assert_eq!(ordered(&lease, 2, Wanted::Closed).state, Wanted::Closed);
+        assert_eq!(ordered(&lease, 1, Wanted::Unarmed).state, Wanted::Closed);
+        assert_shut(server);
     });
 }
 

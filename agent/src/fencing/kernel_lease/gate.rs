@@ -85,6 +85,15 @@ impl Gate {
         Ok(Some(gate))
     }
 
+    /// A new table that others may change too, as on kernels before 6.9.
+    #[cfg(test)]
+    pub(super) fn attach_unprotected(place: Place, clock: Clock) -> Result<Gate, KernelLeaseError> {
+        let mut gate = Gate::new(place, clock)?;
+        gate.table_flags = 0;
+        gate.make(false)?;
+        Ok(gate)
+    }
+
     fn new(place: Place, clock: Clock) -> Result<Gate, KernelLeaseError> {
         Ok(Gate {
             netlink: Netlink::open().map_err(KernelLeaseError::Unsupported)?,
@@ -166,10 +175,8 @@ impl Gate {
     /// What the kernel says; a timer that is in force still ends by itself.
     pub fn close(&mut self) -> Result<(), KernelLeaseError> {
         let was_in_force = self.in_force.is_some();
-        if self.armed && !was_in_force {
-            return Ok(());
-        }
         self.change(|place, m| {
+            // Also if it is so already: the table may have been removed.
             place.arm(m);
             if was_in_force {
                 place.put_out_of_force(m);

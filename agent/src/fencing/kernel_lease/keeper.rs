@@ -2,6 +2,7 @@
 
 use super::error::KernelLeaseError;
 use super::gate::{Gate, GateState};
+use agent_core::ids::Epoch;
 use agent_core::time::ClockReading;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +14,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// What is wanted of the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// The server is a standby, or has ended and will be started as one: no lease is needed.
+    /// No lease is needed: no server of this node writes under the epoch, or an earlier one, now or later. It has ended, or
+    /// is a standby that will not be promoted under it.
     Unarmed,
     /// The lease is over, or not yet there.
     Closed,
@@ -41,6 +43,9 @@ pub struct Standing {
 /// The gate, for threads that must not wait: each order only leaves a note for the thread that talks to the kernel. An
 /// order that was not carried out yet when the next one comes is dropped.
 ///
+/// Orders come from several threads, so each names its epoch: one for an older epoch changes nothing, and neither does one
+/// for an epoch that was ended by [`Wanted::Unarmed`]. A receipt that comes late cannot disarm a new primary.
+///
 /// Nothing depends on that thread being in time: it cannot open for longer than the lease, and what it does not close
 /// closes itself.
 #[derive(Clone)]
@@ -57,7 +62,21 @@ struct Shared {
 #[derive(Clone, Copy)]
 struct Order {
     number: u64,
+    epoch: Epoch,
     wanted: Wanted,
+}
+
+impl Order {
+    /// Takes a newer order over, unless it is out of date.
+    fn take(&mut self, epoch: Epoch, wanted: Wanted) {
+        let ended = epoch == self.epoch && self.wanted == Wanted::Unarmed;
+        if epoch < self.epoch || ended {
+            return;
+        }
+        self.number += 1;
+        self.epoch = epoch;
+        self.wanted = wanted;
+    }
 }
 
 impl KernelLease {
@@ -74,6 +93,7 @@ impl KernelLease {
         let shared = Arc::new(Shared {
             order: Mutex::new(Order {
                 number: 0,
+                epoch: Epoch(0),
                 wanted: state,
             }),
             wake: Condvar::new(),
@@ -96,11 +116,11 @@ impl KernelLease {
         Ok(lease)
     }
 
-    /// Says what is wanted from now on, without waiting; the number is for [`KernelLease::carried_out`].
-    pub fn want(&self, wanted: Wanted) -> u64 {
+    /// Says what is wanted from now on in an epoch of this node, without waiting. The number, of this order or of the one
+    /// that makes it out of date, is for [`KernelLease::carried_out`].
+    pub fn want(&self, epoch: Epoch, wanted: Wanted) -> u64 {
         let mut order = self.shared.lock();
-        order.number += 1;
-        order.wanted = wanted;
+        order.take(epoch, wanted);
         let number = order.number;
         drop(order);
         self.shared.wake.notify_one();
@@ -205,5 +225,102 @@ fn apply(gate: &mut Gate, wanted: Wanted) -> Result<(), KernelLeaseError> {
             Err(KernelLeaseError::TooLate) => gate.close().and(Err(KernelLeaseError::TooLate)),
             outcome => outcome,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::place::Place;
+    use super::*;
+    use nix::sched::{CloneFlags, unshare};
+    use std::path::Path;
+    use std::process::Command;
+
+    fn until(ms: u64) -> Wanted {
+        Wanted::OpenUntil(ClockReading::default().plus(Duration::from_millis(ms)))
+    }
+
+    #[test]
+    fn an_order_out_of_date_changes_nothing() {
+        let situations = [
+            ("the next renewal", (5, until(1)), (5, until(2)), true),
+            ("the lease is over", (5, until(1)), (5, Wanted::Closed), true),
+            ("a receipt", (5, Wanted::Closed), (5, Wanted::Unarmed), true),
+            ("a receipt, late", (6, until(1)), (5, Wanted::Unarmed), false),
+            ("a renewal, late", (5, Wanted::Unarmed), (5, until(1)), false),
+            ("an end, late", (5, Wanted::Unarmed), (5, Wanted::Closed), false),
+            (
+                "an end of an old epoch, late",
+                (6, until(1)),
+                (5, Wanted::Closed),
+                false,
+            ),
+            ("the next epoch here", (5, Wanted::Unarmed), (6, until(1)), true),
+            ("the first epoch", (0, Wanted::Unarmed), (1, until(1)), true),
+        ];
+        for (situation, (epoch, wanted), (new_epoch, new_wanted), taken) in situations {
+            let mut order = Order {
+                number: 7,
+                epoch: Epoch(epoch),
+                wanted,
+            };
+            order.take(Epoch(new_epoch), new_wanted);
+            assert_eq!(order.number == 8, taken, "{situation}");
+            assert_eq!(order.wanted == new_wanted, taken, "{situation}");
+        }
+    }
+
+    /// As on a kernel older than 6.9, where `nft flush ruleset` takes our table with it.
+    #[test]
+    fn a_table_that_somebody_removed_is_made_anew_and_armed() {
+        let outcome = std::thread::spawn(|| {
+            if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+                eprintln!("skipped a_table_that_somebody_removed: {error}; run as root");
+                return;
+            }
+            let listen = ([127, 0, 0, 1], 5432).into();
+            let place = Place::new(listen, Path::new("/var/lib/pgctl"));
+            let clock = || ClockReading::default();
+            let mut gate = Gate::attach_unprotected(place, Box::new(clock)).expect("a table");
+            let flush = || {
+                let done = Command::new("nft").args(["flush", "ruleset"]).status();
+                assert!(
+                    done.is_ok_and(|status| status.success()),
+                    "nft; see scripts/install-deps"
+                );
+            };
+            for (first, then) in [
+                (until(60_000), until(60_000)),
+                (until(60_000), Wanted::Closed),
+                (Wanted::Closed, Wanted::Closed),
+                (Wanted::Closed, until(60_000)),
+                (until(60_000), Wanted::Unarmed),
+                (Wanted::Unarmed, until(60_000)),
+            ] {
+                carry_out(&mut gate, first).expect("carried out");
+                flush();
+                carry_out(&mut gate, then).expect("carried out on a new table");
+                let listed = Command::new("nft")
+                    .args(["list", "ruleset"])
+                    .output()
+                    .expect("nft");
+                let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+                assert_eq!(
+                    listed.contains("elements = { 5432 : jump turn_"),
+                    matches!(then, Wanted::OpenUntil(_)),
+                    "{first:?}, flushed, {then:?}: {listed}"
+                );
+                let armed = listed.contains("set armed {\n\t\ttype inet_service\n\t\telements");
+                assert_eq!(
+                    armed,
+                    then != Wanted::Unarmed,
+                    "{first:?}, flushed, {then:?}: {listed}"
+                );
+            }
+        })
+        .join();
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
     }
 }
