@@ -139,7 +139,7 @@ impl Gate {
             let Some(countdown) = Countdown::until(deadline, (self.clock)()) else {
                 return Err(KernelLeaseError::TooLate);
             };
-            let turn = self.in_force.map_or(Turn::A, Turn::other);
+            let turn = self.next_turn();
             self.change(|place, m| place.set_timer(m, turn, countdown))?;
             if !countdown.ends_before(deadline, (self.clock)()) {
                 continue;
@@ -160,12 +160,14 @@ impl Gate {
 
     /// Does all that opening does to the kernel, without arming.
     pub(super) fn try_timer(&mut self) -> Result<(), KernelLeaseError> {
+        // A trial that was cut short may have left one behind.
+        let (turn, was_in_force) = (self.next_turn(), self.in_force.is_some());
         let deadline = (self.clock)().plus(TRIAL);
         if let Some(countdown) = Countdown::until(deadline, (self.clock)()) {
-            self.batch(|place, m| place.set_timer(m, Turn::A, countdown))
+            self.batch(|place, m| place.set_timer(m, turn, countdown))
                 .map_err(KernelLeaseError::Unsupported)?;
         }
-        self.batch(|place, m| place.put_in_force(m, Turn::A, false))
+        self.batch(|place, m| place.put_in_force(m, turn, was_in_force))
             .map_err(KernelLeaseError::Unsupported)
     }
 
@@ -249,6 +251,11 @@ impl Gate {
                 Ok(()) => return Ok(()),
             }
         }
+    }
+
+    /// The timer that is not in force.
+    fn next_turn(&self) -> Turn {
+        self.in_force.map_or(Turn::A, Turn::other)
     }
 
     fn take_over(&mut self, flags: u32) -> Result<(), KernelLeaseError> {

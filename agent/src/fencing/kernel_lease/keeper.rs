@@ -280,8 +280,8 @@ mod tests {
             }
             let listen = ([127, 0, 0, 1], 5432).into();
             let place = Place::new(listen, Path::new("/var/lib/pgctl"));
-            let clock = || ClockReading::default();
-            let mut gate = Gate::attach_unprotected(place, Box::new(clock)).expect("a table");
+            let clock = Box::new(ClockReading::default);
+            let mut gate = Gate::attach_unprotected(place, clock).expect("a table");
             let flush = || {
                 let done = Command::new("nft").args(["flush", "ruleset"]).status();
                 assert!(

@@ -3,8 +3,6 @@
 //! From `include/uapi/linux/netfilter/nf_tables.h` (attributes, expressions, flags) and `nfnetlink.h`; they are part of
 //! the kernel's promise to user space and never change. What the libc crate has is taken from there.
 
-#![allow(clippy::module_name_repetitions, reason = "the kernel's names")]
-
 /// `NFNL_SUBSYS_NFTABLES << 8`: the upper half of the type of each nf_tables message.
 pub(super) const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
 /// `struct nfgenmsg.nfgen_family` of tables for IPv4 and IPv6 together.
