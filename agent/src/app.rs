@@ -11,8 +11,9 @@ use crate::driver::supervision::SupervisionService;
 use crate::driver::{Clock, DriverOverview, follow_state, node_loop, publisher, reporter};
 use crate::fencing::Fencer;
 use crate::fencing::guard::{Guard, GuardProgram};
+use crate::fencing::kernel_lease::{KernelLease, KernelLeasing, Place};
 use crate::guard_command::GuardArguments;
-use crate::lease::{self, Lease};
+use crate::lease::{self, Fences, Lease};
 use crate::ports::{Consensus, Overview};
 use crate::postgres::{Credentials, Instance, InstanceConfig};
 use crate::{hardening, incarnation, notify};
@@ -76,15 +77,18 @@ impl Agent<'_> {
             .as_ref()
             .map(|postgres| self.open_server(postgres))
             .transpose()?;
-        let fencer = server.as_ref().map(|(_, fencer)| fencer.clone());
+        let fences = Fences {
+            fencer: server.as_ref().map(|(_, fencer)| fencer.clone()),
+            guard: self.start_guard()?,
+            kernel: self.start_kernel_lease()?,
+        };
         let promise = self.config.bootstrap.timing.promise();
         let lease = lease::start(
             self.config.peer.listen,
             &self.config.node.state_dir,
             promise,
             self.incarnation,
-            fencer,
-            self.start_guard()?,
+            fences,
         )?;
         let (health, _http) = self.serve_health(http, clock)?;
         let supervision = Late::default();
@@ -169,6 +173,17 @@ impl Agent<'_> {
         let guard = Guard::start(program)
             .context("could not start the thread that keeps the guard: raise the limit on threads")?;
         Ok(Some(guard))
+    }
+
+    /// What keeps clients from a server whose lease is over; a witness has none.
+    fn start_kernel_lease(&self) -> anyhow::Result<Option<KernelLease>> {
+        let Some(postgres) = &self.config.postgres else {
+            return Ok(None);
+        };
+        let place = Place::new(postgres.listen, &self.config.node.state_dir);
+        let leasing = KernelLeasing::start(self.config.fencing.kernel_lease, place, lease::clock::read)?;
+        tracing::info!("kernel lease: {leasing}");
+        Ok(leasing.handle().cloned())
     }
 
     fn consensus_config(&self) -> StartConfig {

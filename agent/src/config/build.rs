@@ -1,6 +1,9 @@
 //! From what was given to a [`NodeConfig`]: each value's own form first, then what must hold between them.
 
-use super::model::{Cluster, ClusterMember, HostPort, Listener, Log, LogFormat, Node, NodeConfig, Postgres};
+use super::model::{
+    Cluster, ClusterMember, Fencing, HostPort, KernelLeasePolicy, Listener, Log, LogFormat, Node, NodeConfig,
+    Postgres,
+};
 use super::reader::{Reader, scalar};
 use super::{contradictions, nearest};
 use ::config::{Value, ValueKind};
@@ -35,6 +38,7 @@ pub(super) fn build(reader: &mut Reader) -> Option<(NodeConfig, Vec<String>)> {
     let peer = peer(reader, own.as_ref(), stranger);
     let http = http(reader, peer.as_ref());
     let bootstrap = bootstrap(reader);
+    let fencing = fencing(reader);
     let log = log(reader);
     let config = NodeConfig {
         node: node?,
@@ -46,6 +50,7 @@ pub(super) fn build(reader: &mut Reader) -> Option<(NodeConfig, Vec<String>)> {
             Some(postgres) => Some(postgres?),
         },
         bootstrap,
+        fencing: fencing?,
         log: log?,
     };
     contradictions::check(reader, &config, own.as_ref());
@@ -336,6 +341,23 @@ fn bootstrap(reader: &mut Reader) -> Settings {
         );
     }
     settings
+}
+
+fn fencing(reader: &mut Reader) -> Option<Fencing> {
+    const KEY: &str = "fencing.kernel_lease";
+    let given = reader.text(KEY);
+    let kernel_lease = match given.as_deref() {
+        None => Some(KernelLeasePolicy::Automatic),
+        Some(given) => KernelLeasePolicy::ALL
+            .into_iter()
+            .find(|policy| policy.name() == given),
+    };
+    if kernel_lease.is_none() {
+        reader.not_allowed(KEY);
+    }
+    Some(Fencing {
+        kernel_lease: kernel_lease?,
+    })
 }
 
 fn log(reader: &mut Reader) -> Option<Log> {

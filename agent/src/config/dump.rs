@@ -85,6 +85,7 @@ fn effective(config: &NodeConfig) -> Vec<(String, toml::Value)> {
         ));
         values.push(("postgres.parameters", table(&postgres.parameters)));
     }
+    values.push(("fencing.kernel_lease", text(config.fencing.kernel_lease.name())));
     values.push(("log.level", text(&config.log.level)));
     let format = match config.log.format {
         LogFormat::Text => "text",

@@ -17,7 +17,10 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-pub use model::{Cluster, ClusterMember, HostPort, Listener, Log, LogFormat, Node, NodeConfig, Postgres};
+pub use model::{
+    Cluster, ClusterMember, Fencing, HostPort, KernelLeasePolicy, Listener, Log, LogFormat, Node, NodeConfig,
+    Postgres,
+};
 pub use nearest::nearest;
 pub use problem::{ConfigError, Problem};
 pub use reference::reference;

@@ -21,6 +21,8 @@ pub struct NodeConfig {
     pub postgres: Option<Postgres>,
     /// `[bootstrap]`: the settings of a cluster that does not exist yet; version 0.
     pub bootstrap: Settings,
+    /// `[fencing]`
+    pub fencing: Fencing,
     /// `[log]`
     pub log: Log,
 }
@@ -86,6 +88,41 @@ pub struct Postgres {
     pub hba: Vec<String>,
     /// Server settings of the operator's, as `postgresql.conf` would have them, without quotes.
     pub parameters: BTreeMap<String, String>,
+}
+
+/// How this node makes sure that its server does not outlive its lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fencing {
+    pub kernel_lease: KernelLeasePolicy,
+}
+
+/// Whether clients are let through by the kernel only while the lease lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelLeasePolicy {
+    Off,
+    /// Where the machine permits it.
+    Automatic,
+    /// Without it the agent does not start.
+    Required,
+}
+
+impl KernelLeasePolicy {
+    /// Every policy.
+    pub const ALL: [KernelLeasePolicy; 3] = [
+        KernelLeasePolicy::Off,
+        KernelLeasePolicy::Automatic,
+        KernelLeasePolicy::Required,
+    ];
+
+    /// The policy's name in the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            KernelLeasePolicy::Off => "off",
+            KernelLeasePolicy::Automatic => "automatic",
+            KernelLeasePolicy::Required => "required",
+        }
+    }
 }
 
 /// What the agent writes about itself.

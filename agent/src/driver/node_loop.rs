@@ -50,6 +50,11 @@ pub async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
             forget_epoch(&node);
         }
         remember(&node, &current, &pg);
+        // An agent before this one may have left clients shut out.
+        if matches!(pg.server, Server::Standby(_)) && current.holder.is_some_and(|holder| holder != node.id())
+        {
+            node.lease.needs_no_lease(current.epoch);
+        }
         let sleep = turn(&node, server, &current, pg).await;
         if node.clock.now() >= slots_at {
             slots_at = node.clock.now().plus(SLOTS);

@@ -1,6 +1,7 @@
 //! Carries out one action of the node's decision.
 
 use super::node::{Errand, Node, ServerSide, server_conf};
+use crate::lease::KernelRefusal;
 use crate::ports::ProposeError;
 use crate::postgres::{PgError, StopMode};
 use crate::wall_time::stamp as wall;
@@ -32,6 +33,8 @@ pub(super) enum PerformError {
     NotChosen(ProposeError),
     #[error("the lease of epoch {0} ended before the promotion")]
     LeaseOver(Epoch),
+    #[error(transparent)]
+    KernelLease(#[from] KernelRefusal),
 }
 
 /// Carries it out. Long ones go on beside the loop.
@@ -287,6 +290,12 @@ async fn promote(node: &Arc<Node>, server: &ServerSide, grant: Grant) -> Result<
     let lease = node.lease.status();
     if !(lease.valid() && lease.epoch == grant.epoch()) {
         return Err(PerformError::LeaseOver(grant.epoch()));
+    }
+    if let Err(error) = node.lease.admits_clients().await {
+        // It would hold an epoch under which nobody may be served: another node shall have the next.
+        node.lease.stop_renewing(grant.epoch());
+        server.fencer.fence(grant.epoch()).await;
+        return Err(error.into());
     }
     match server.instance.promote(grant.timeline(), PROMOTION).await {
         Ok(position) => {

@@ -7,5 +7,6 @@
 
 mod fencer;
 pub mod guard;
+pub mod kernel_lease;
 
 pub use fencer::{Fenced, Fencer, Kill};

@@ -12,5 +12,5 @@ mod thread;
 mod wire;
 
 pub use pledge::{Pledge, PledgeError, PledgeFile};
-pub use shared::{Lease, LeaseStatus, ReleaseAnswer};
+pub use shared::{Fences, KernelRefusal, Lease, LeaseStatus, ReleaseAnswer};
 pub use thread::{StartError, start};

@@ -6,6 +6,7 @@ use super::pledge::{Pledge, PledgeError, PledgeFile};
 use super::wire::{Datagram, Key, Kind};
 use crate::fencing::Fencer;
 use crate::fencing::guard::Guard;
+use crate::fencing::kernel_lease::{KernelLease, KernelLeaseError, Wanted};
 use agent_core::cluster::{ClusterState, LeaseVoters};
 use agent_core::ids::{Epoch, NodeId};
 use agent_core::lease::{Holder, RenewAnswer, Voter};
@@ -47,6 +48,22 @@ impl LeaseStatus {
     }
 }
 
+/// Why the kernel does not let clients through yet.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelRefusal {
+    #[error("the lease ended before the kernel let clients through")]
+    LeaseOver,
+    #[error(
+        "the kernel did not set up its part of the lease within {KERNEL_ANSWERS:?}; see `nft list tables`"
+    )]
+    Silent,
+    #[error("the kernel does not take its part of the lease: {0}")]
+    Failed(KernelLeaseError),
+}
+
+/// How long the kernel may take to let clients through.
+const KERNEL_ANSWERS: Duration = Duration::from_millis(500);
+
 /// What a node answers when it is asked to release an epoch.
 #[derive(Debug)]
 pub enum ReleaseAnswer {
@@ -54,6 +71,17 @@ pub enum ReleaseAnswer {
     Pledged,
     /// It is still bound for so long; nothing was changed.
     Bound(Duration),
+}
+
+/// What ends the server, or keeps it from its clients, when the lease is over. A witness has none of it.
+#[derive(Clone, Default)]
+pub struct Fences {
+    /// Ends its processes.
+    pub fencer: Option<Fencer>,
+    /// Does so from outside of the agent.
+    pub guard: Option<Guard>,
+    /// Lets no client through.
+    pub kernel: Option<KernelLease>,
 }
 
 /// The lease of this node: its voter, and its holder side when it has one. Cheap to clone.
@@ -67,6 +95,7 @@ pub(super) struct Shared {
     pub(super) socket: UdpSocket,
     pub(super) status: watch::Sender<LeaseStatus>,
     pub(super) fencer: Option<Fencer>,
+    kernel: Option<KernelLease>,
     file: PledgeFile,
     /// One writer of the pledge file at a time, so that an older pledge never replaces a newer one.
     writing: Mutex<()>,
@@ -97,11 +126,17 @@ impl Shared {
 
     pub(super) fn publish(&self, inner: &Inner) {
         let status = inner.status();
+        let mut before = status;
         self.status.send_if_modified(|old| {
-            let changed = *old != status;
-            *old = status;
-            changed
+            before = std::mem::replace(old, status);
+            before != status
         });
+        if let Some(kernel) = &self.kernel
+            && before.deadline != status.deadline
+        {
+            let wanted = status.deadline.map_or(Wanted::Closed, Wanted::OpenUntil);
+            kernel.want(status.epoch, wanted);
+        }
     }
 }
 
@@ -277,6 +312,35 @@ impl Lease {
         self.shared.lock().status()
     }
 
+    /// Nothing of this node writes under `epoch`, or an earlier one, now or later: the kernel lets everybody through.
+    pub fn needs_no_lease(&self, epoch: Epoch) {
+        if let Some(kernel) = &self.shared.kernel {
+            kernel.want(epoch, Wanted::Unarmed);
+        }
+    }
+
+    /// Waits until the kernel lets clients through for this lease and no longer, before the server is promoted. Returns at
+    /// once where there is no kernel lease.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or the lease has ended.
+    pub async fn admits_clients(&self) -> Result<(), KernelRefusal> {
+        let Some(kernel) = &self.shared.kernel else {
+            return Ok(());
+        };
+        let LeaseStatus { epoch, deadline, .. } = self.status();
+        let deadline = deadline.ok_or(KernelRefusal::LeaseOver)?;
+        let order = kernel.want(epoch, Wanted::OpenUntil(deadline));
+        let standing = tokio::time::timeout(KERNEL_ANSWERS, kernel.carried_out(order))
+            .await
+            .map_err(|_| KernelRefusal::Silent)?;
+        match (standing.trouble, standing.state) {
+            (Some(error), _) => Err(KernelRefusal::Failed(error)),
+            (None, Wanted::OpenUntil(_)) => Ok(()),
+            (None, _) => Err(KernelRefusal::LeaseOver),
+        }
+    }
+
     /// Why this node has no guard, without which it holds no lease; `None` while it has one, or needs none.
     #[must_use]
     pub fn guard_trouble(&self) -> Option<String> {
@@ -428,6 +492,7 @@ impl Lease {
             guarded.disarm(epoch);
         }
         self.shared.publish(inner);
+        self.needs_no_lease(epoch);
     }
 
     /// Stops renewing `epoch` before its server has been ended; what is left of the lease is not used.
@@ -450,11 +515,10 @@ impl Lease {
 
     pub(super) fn new(
         socket: UdpSocket,
-        fencer: Option<Fencer>,
+        fences: Fences,
         file: PledgeFile,
         pledge: Pledge,
         incarnation: u64,
-        guard: Option<Guard>,
     ) -> Lease {
         let now = clock::read();
         let inner = Inner {
@@ -469,14 +533,15 @@ impl Lease {
             peers: BTreeMap::new(),
             timing: Timing::default(),
             next_renewal: now,
-            guarded: guard.map(Guarded::new),
+            guarded: fences.guard.map(Guarded::new),
         };
         let status = watch::channel(inner.status()).0;
         let shared = Shared {
             inner: Mutex::new(inner),
             socket,
             status,
-            fencer,
+            fencer: fences.fencer,
+            kernel: fences.kernel,
             file,
             writing: Mutex::new(()),
         };

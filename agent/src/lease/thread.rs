@@ -3,10 +3,8 @@
 use super::clock;
 use super::guarded::Guarded;
 use super::pledge::{PledgeError, PledgeFile};
-use super::shared::{Lease, Shared};
+use super::shared::{Fences, Lease, Shared};
 use super::wire::{Datagram, LENGTH};
-use crate::fencing::Fencer;
-use crate::fencing::guard::Guard;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use socket2::Socket;
@@ -47,15 +45,14 @@ pub fn start(
     state_dir: &Path,
     promise: Duration,
     incarnation: u64,
-    fencer: Option<Fencer>,
-    guard: Option<Guard>,
+    fences: Fences,
 ) -> Result<Lease, StartError> {
     let socket = UdpSocket::bind(address)
         .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
         .map_err(|source| StartError::Socket { address, source })?;
     let file = PledgeFile::new(state_dir);
     let pledge = file.load()?;
-    let lease = Lease::new(socket, fencer, file, pledge, incarnation, guard);
+    let lease = Lease::new(socket, fences, file, pledge, incarnation);
     lease.allow_promises(promise)?;
     let shared = lease.shared.clone();
     std::thread::Builder::new()

@@ -6,6 +6,7 @@ use agent::driver::node::Node;
 use agent::driver::supervision::SupervisionService;
 use agent::driver::{Clock, follow_state, node_loop, reporter};
 use agent::fencing::Fencer;
+use agent::lease::Fences;
 use agent::postgres::{Credentials, Instance, InstanceConfig};
 use agent_core::cluster::{ClusterState, Command, Member, MemberKind, Secrets, Settings};
 use agent_core::ids::NodeId;
@@ -234,8 +235,13 @@ fn start_node(
     }))
     .expect("a thread");
     let promise = Settings::default().timing.promise();
-    let lease =
-        agent::lease::start(address, &state_dir, promise, 1, Some(fencer.clone()), None).expect("a lease");
+    let lease = {
+        let fences = Fences {
+            fencer: Some(fencer.clone()),
+            ..Fences::default()
+        };
+        agent::lease::start(address, &state_dir, promise, 1, fences).expect("a lease")
+    };
     let node = Node::new(
         Clock::start(),
         1,

@@ -1,5 +1,6 @@
 //! The guard: what happens to a server whose agent cannot end it, and to a node that loses its guard.
 
+use crate::partition::lab_with_network;
 use crate::scene::{RECOVERY, Scene};
 use anyhow::{Context, Result, ensure};
 use lab::{DEADLINE, Lab, Node, wait_until};
@@ -81,4 +82,35 @@ async fn a_guard_that_is_killed_is_replaced_within_the_lease() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guard_that_is_stopped_is_replaced_within_the_lease() -> Result<()> {
     guard_is_replaced("guardstopped", Signal::SIGSTOP).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kernel_keeps_clients_from_a_server_whose_agent_and_guard_are_frozen() -> Result<()> {
+    let Some(lab) = lab_with_network() else {
+        return Ok(());
+    };
+    let scene = Scene::start(&lab, "kernel", |cluster| cluster.timing("lan-fast")).await?;
+    let first = scene.first.clone();
+    let node = scene.cluster.node(&first);
+    node.sql("SELECT 1")
+        .await
+        .context("a primary serves its clients")?;
+    let server = node.postmaster_pid().context("a running server")?;
+    let guard = node.guard_pid().context("a guard")?;
+    lab::processes::signal(guard, Signal::SIGSTOP)?;
+    let frozen = node.signal_agent(Signal::SIGSTOP)?;
+    wait_until("the old primary answers nobody", RECOVERY, || async {
+        ensure!(node.sql("SELECT 1").await.is_err(), "it still does");
+        Ok(())
+    })
+    .await?;
+    ensure!(
+        node.postmaster_pid() == Some(server),
+        "the server has ended: this shows nothing about the kernel"
+    );
+    scene.writer.wait_for_ack_after(frozen, RECOVERY).await?;
+    lab::processes::signal(guard, Signal::SIGCONT)?;
+    scene.cluster.node(&first).signal_agent(Signal::SIGCONT)?;
+    scene.end().await?;
+    Ok(())
 }
