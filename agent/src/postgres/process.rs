@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
@@ -25,6 +25,8 @@ pub struct ServerProcess {
     sender: watch::Sender<Option<i32>>,
     current: Mutex<Option<Arc<Postmaster>>>,
     last_end: Mutex<Option<String>>,
+    /// How often a server ended that nobody had told to, and that we did not end.
+    crashes: AtomicU64,
 }
 
 /// A postmaster that cannot be mistaken for another process.
@@ -60,6 +62,7 @@ impl ServerProcess {
             sender,
             current: Mutex::default(),
             last_end: Mutex::default(),
+            crashes: AtomicU64::new(0),
         }
     }
 
@@ -84,6 +87,11 @@ impl ServerProcess {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// How often a server ended that nobody had told to, and that we did not end.
+    pub fn crashes(&self) -> u64 {
+        self.crashes.load(Ordering::SeqCst)
     }
 
     /// Takes `pid` under watch if it still is the process that `holds` says; false if it is gone or another one.
@@ -127,6 +135,9 @@ impl ServerProcess {
                 _ => "the server ended without having been told to".to_owned(),
             };
             *self.last_end.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
+            if !self.target.has_struck(postmaster.pid) {
+                self.crashes.fetch_add(1, Ordering::SeqCst);
+            }
         }
         self.target.set_postmaster(None);
         if let Some(group) = self.target.cgroup() {
