@@ -8,7 +8,7 @@ use crate::consensus::{ConsensusRoom, InitialMember, RaftTiming, StartConfig, pe
 use crate::driver::coordinator::Coordinator;
 use crate::driver::node::Node;
 use crate::driver::supervision::SupervisionService;
-use crate::driver::{Clock, DriverOverview, follow_state, node_loop, publisher, reporter};
+use crate::driver::{Clock, DriverOverview, follow_state, node_loop, publisher, reporter, watchman};
 use crate::fencing::Fencer;
 use crate::lease::{self, Lease};
 use crate::ports::{Consensus, Overview};
@@ -114,6 +114,8 @@ impl Agent<'_> {
         let consensus: Arc<dyn Consensus> = Arc::new(handle.clone());
         tracing::info!(node = %consensus.node_id(), incarnation = self.incarnation, "this node is in the cluster");
         let node = self.start_driver(clock, consensus, lease, server, health, &stop, &mut tasks);
+        watchman::start(&node, stop.clone())
+            .context("could not start the threads of the probes: raise the limit on threads")?;
         let coordinator = Coordinator::new(node.clone());
         let overview: Arc<dyn Overview> = Arc::new(DriverOverview::new(node.clone(), coordinator.clone()));
         supervision.open(SupervisionServer::new(SupervisionService::new(

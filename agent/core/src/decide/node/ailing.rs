@@ -22,6 +22,16 @@ use crate::view::Server;
 use crate::vitals::{CRASH_LOOP, CRASH_WINDOW_MS, Vitals};
 use std::time::Duration;
 
+/// The ids of the reasons that say what ails a server that runs, or its disks.
+pub const AILMENTS: [&str; 5] = [
+    "server-works",
+    "disk-takes-writes",
+    "disk-has-room",
+    "connections-are-free",
+    "server-stays-up",
+];
+/// The rule by which a hung server is ended: whoever carries it out counts how often that was needed.
+pub const SERVER_HANGS: &str = "server-hangs";
 /// The patience with a hung server that nobody can replace is doubled at most so often.
 const PATIENCE_DOUBLED: u32 = 4;
 /// The pause before the next start of a server that dies again and again; it doubles with each further end.
@@ -58,7 +68,7 @@ pub fn give_way(view: &NodeView<'_>) -> Option<Decision<NodeAction>> {
     if !disk_is_why && hangs(view) {
         let (what, pulse) = view.pg.vitals.slowest();
         return Some(Decision::act(
-            "server-hangs",
+            SERVER_HANGS,
             NodeAction::Fence {
                 epoch,
                 why: format!(

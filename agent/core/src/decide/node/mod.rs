@@ -11,7 +11,7 @@ mod standby;
 mod successor;
 mod sync;
 
-pub use ailing::give_way;
+pub use ailing::{AILMENTS, SERVER_HANGS, give_way};
 
 use super::Decision;
 use crate::cluster::{ClusterState, Command, SyncRule};
