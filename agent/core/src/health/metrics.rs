@@ -221,7 +221,12 @@ fn vitals(page: &mut Page, vitals: &Vitals) {
         "How often the server died lately without having been told to.",
         f64::from(vitals.crashes),
     );
-    let volume = |disk: &Disk| vec![("volume", disk.purpose().replace(' ', "-")), ("path", disk.path.clone())];
+    let volume = |disk: &Disk| {
+        vec![
+            ("volume", disk.purpose().replace(' ', "-")),
+            ("path", disk.path.clone()),
+        ]
+    };
     let disks = || vitals.disks.iter();
     page.labelled(
         "pgctl_disk_write_silent_seconds",

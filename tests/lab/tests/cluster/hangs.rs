@@ -107,7 +107,10 @@ async fn a_primary_that_does_not_stay_up_is_replaced_and_started_with_pauses() -
     }
     restart_agent(&mut scene, &victim).await?;
     scene.cluster.wait_all_in_sync(RECOVERY).await?;
-    scene.cluster.pgctl_ok(&["switchover", "--to", &victim]).await?;
+    scene
+        .cluster
+        .pgctl_ok(&["switchover", "--to", &victim, "--yes"])
+        .await?;
     scene.cluster.wait_all_in_sync(RECOVERY).await?;
     let killed = scene.cluster.node(&victim).signal_postmaster(Signal::SIGKILL)?;
     let second = scene.writable_after(killed).await?;
