@@ -59,13 +59,7 @@ pub fn give_way(view: &NodeView<'_>) -> Option<Decision<NodeAction>> {
             },
         ));
     }
-    // A server that waits for its disk is not helped by a restart.
-    let disk_is_why = view
-        .pg
-        .vitals
-        .slowest_disk()
-        .is_some_and(|disk| disk.pulse.is_late());
-    if !disk_is_why && hangs(view) {
+    if !waits_for_its_disk(&view.pg.vitals) && hangs(view) {
         let (what, pulse) = view.pg.vitals.slowest();
         return Some(Decision::act(
             SERVER_HANGS,
@@ -115,6 +109,11 @@ pub(super) fn pause_between_starts(vitals: &Vitals) -> Option<Duration> {
 pub(super) fn hangs(view: &NodeView<'_>) -> bool {
     let (_, pulse) = view.pg.vitals.slowest();
     pulse.silent_ms >= patience_ms(view)
+}
+
+/// A server that waits for its disk is not helped by a restart.
+fn waits_for_its_disk(vitals: &Vitals) -> bool {
+    vitals.slowest_disk().is_some_and(|disk| disk.pulse.is_late())
 }
 
 /// `hang_after_ms`; longer where the last restarts of a server that nobody can replace have not helped.
@@ -179,6 +178,9 @@ pub(super) fn reasons(view: &NodeView<'_>) -> Vec<Reason> {
         );
         let next = match (hands_off(view), holds) {
             (Some(why), _) => why.to_owned(),
+            (None, true) if waits_for_its_disk(vitals) => {
+                "its disk goes on: see disk-takes-writes".to_owned()
+            }
             (None, true) => format!(
                 "it answers, or is ended after {}; {}",
                 seconds(patience_ms(view)),
