@@ -1,4 +1,5 @@
-//! How a server and its disks do, by the probes: whether they answer, how much room is left, how often the server died.
+//! How a server and its disks do, by the probes: whether they answer, how much room is left, how often a start did not
+//! last.
 //!
 //! A server may run and not work. What a look at it shows ([`crate::view::Server`]) says whether it answered just now;
 //! this says for how long it has not, which is what decisions go by.
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// A probe that has waited for longer than this is late: named, but nothing is done about it yet. Milliseconds.
 pub const LATE_MS: u64 = 1_000;
-/// How far back ends of the server that nobody ordered are counted, milliseconds.
+/// How far back starts that did not last are counted, milliseconds.
 pub const CRASH_WINDOW_MS: u64 = 120_000;
 /// So many of them make a crash loop.
 pub const CRASH_LOOP: u32 = 3;
@@ -25,7 +26,7 @@ pub struct Vitals {
     pub connections: Option<Connections>,
     /// The volumes of the data directory and of the WAL; one entry where they are the same.
     pub disks: Vec<Disk>,
-    /// How often the server ended within [`CRASH_WINDOW_MS`] without having been told to.
+    /// How many starts of the server within [`CRASH_WINDOW_MS`] did not last: it ended soon, and nobody had told it to.
     pub crashes: u32,
     /// How long ago the last of them was, milliseconds.
     pub crashed_ms_ago: Option<u64>,
@@ -140,6 +141,12 @@ impl Vitals {
             }
         }
         slowest
+    }
+
+    /// Whether every probe has its answer, or has not waited for long.
+    #[must_use]
+    pub fn are_in_time(&self) -> bool {
+        !self.slowest().1.is_late() && !self.slowest_disk().is_some_and(|disk| disk.pulse.is_late())
     }
 
     /// The volume whose write has waited longest.

@@ -117,7 +117,7 @@ pub fn owned(
     );
     own(
         "superuser_reserved_connections",
-        at_least(user("superuser_reserved_connections"), 8),
+        at_least(user("superuser_reserved_connections"), 5),
         ROOM,
     );
     if major >= 16 {

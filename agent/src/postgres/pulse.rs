@@ -68,7 +68,7 @@ impl KeptPulse {
         };
         let result = self.ask(instance, pid, deadline).await;
         if result.is_err() {
-            self.session = None;
+            *self = KeptPulse::default();
         }
         instance.beat_of(pid, result)
     }
@@ -148,7 +148,8 @@ impl Instance {
         self.beat_of(pid, result)
     }
 
-    /// How often the server has ended without having been told to, since this agent started.
+    /// How many starts of the server did not last, since this agent started: it ended within half a minute, and nobody had
+    /// told or made it to.
     #[must_use]
     pub fn crashes(&self) -> u64 {
         self.process().crashes()

@@ -40,22 +40,43 @@ fn run(shared: &Shared, which: Which, data_dir: &Path) {
         Which::Wal => &shared.wal,
     };
     let mut told = String::new();
+    if which == Which::Data {
+        // An agent that is started beside a disk that hangs shall know of it, too.
+        *lock(&desk.found) = Some(Disk {
+            data: true,
+            path: data_dir.display().to_string(),
+            ..Disk::default()
+        });
+    }
     while !shared.stopped() {
+        // Also to find the folder may take for ever.
         lock(&desk.stopwatch).asks();
-        let looked = look(which, data_dir, shared.ballast.load(Ordering::SeqCst));
-        note(desk, looked, &mut told);
+        match place(which, data_dir) {
+            Some(place) => {
+                let written = write_through(&place.volume.probe_file());
+                note(desk, &place, written, &mut told);
+                // What follows is no question to the disk, and may take longer.
+                let found = place.look_around(shared.ballast.load(Ordering::SeqCst));
+                *lock(&desk.found) = Some(found);
+            }
+            None => {
+                lock(&desk.stopwatch).answered();
+                *lock(&desk.found) = None;
+            }
+        }
         std::thread::sleep(EVERY);
     }
 }
 
-/// What was found, and what the disk answered to the write.
-struct Look {
-    disk: Disk,
-    written: Result<(), Error>,
+/// A volume, and what the server has there.
+struct Place {
+    volume: Volume,
+    wal: bool,
+    data: bool,
 }
 
 /// `None` where there is no such folder, or the other thread looks after its volume.
-fn look(which: Which, data_dir: &Path, ballast: u64) -> Option<Look> {
+fn place(which: Which, data_dir: &Path) -> Option<Place> {
     let data = Volume::of(data_dir).ok()?;
     let wal = Volume::of(&data_dir.join("pg_wal")).ok();
     let shared = wal.as_ref().is_some_and(|wal| wal.device == data.device);
@@ -64,48 +85,47 @@ fn look(which: Which, data_dir: &Path, ballast: u64) -> Option<Look> {
         Which::Wal if shared => return None,
         Which::Wal => wal?,
     };
-    let written = write_through(&volume.probe_file());
-    let room = volume.room().ok();
-    let held = room.map(|room| (room, volume.trim_ballast(ballast, room)));
-    let ballast_bytes = match &held {
-        Some((_, Ok(held))) => *held,
-        Some((_, Err(error))) => {
-            tracing::debug!(folder = %volume.folder.display(), %error, "the ballast could not be seen to");
-            0
-        }
-        None => 0,
-    };
-    Some(Look {
-        disk: Disk {
-            wal: which == Which::Wal || shared,
-            data: which == Which::Data,
-            path: volume.folder.display().to_string(),
-            pulse: Default::default(),
-            free_bytes: room.map(|room| room.free),
-            total_bytes: room.map_or(0, |Room { total, .. }| total),
-            ballast_bytes,
-        },
-        written,
+    Some(Place {
+        volume,
+        wal: which == Which::Wal || shared,
+        data: which == Which::Data,
     })
 }
 
-fn note(desk: &DiskDesk, looked: Option<Look>, told: &mut String) {
-    let Some(Look { disk, written }) = looked else {
-        lock(&desk.stopwatch).answered();
-        *lock(&desk.found) = None;
-        return;
-    };
+impl Place {
+    /// Looks how much room there is, and sees to the ballast.
+    fn look_around(&self, ballast: u64) -> Disk {
+        let room = self.volume.room();
+        let held = room.as_ref().map_err(|error| error.to_string()).and_then(|room| {
+            let held = self.volume.trim_ballast(ballast, *room);
+            held.map_err(|error| error.to_string())
+        });
+        let folder = self.volume.folder.display();
+        let ballast_bytes = held.unwrap_or_else(|error| {
+            tracing::debug!(%folder, error, "the ballast could not be seen to");
+            0
+        });
+        Disk {
+            wal: self.wal,
+            data: self.data,
+            path: folder.to_string(),
+            pulse: Default::default(),
+            free_bytes: room.as_ref().ok().map(|room| room.free),
+            total_bytes: room.map_or(0, |Room { total, .. }| total),
+            ballast_bytes,
+        }
+    }
+}
+
+fn note(desk: &DiskDesk, place: &Place, written: Result<(), Error>, told: &mut String) {
     let said = written
         .as_ref()
         .err()
         .map(ToString::to_string)
         .unwrap_or_default();
     if said != *told && !said.is_empty() {
-        tracing::warn!(
-            folder = disk.path,
-            error = said,
-            "the disk does not take the probe's write"
-        );
+        let folder = place.volume.folder.display();
+        tracing::warn!(%folder, error = said, "the disk does not take the probe's write");
     }
     told.clone_from(&said);
     // Only these speak of the disk itself; a full volume has answered, and shows in the room that is left.
@@ -113,7 +133,6 @@ fn note(desk: &DiskDesk, looked: Option<Look>, told: &mut String) {
         .err()
         .and_then(|error| error.raw_os_error())
         .is_some_and(|code| code == libc::EIO || code == libc::EROFS);
-    *lock(&desk.found) = Some(disk);
     let mut stopwatch = lock(&desk.stopwatch);
     if broken {
         stopwatch.silent(said);
@@ -164,12 +183,24 @@ mod tests {
     fn data_and_wal_on_one_volume_are_looked_after_once() {
         let dir = tempfile::tempdir().expect("a folder");
         let data = dir.path().join("data");
-        assert!(look(Which::Data, &data, 0).is_none());
+        assert!(place(Which::Data, &data).is_none());
         std::fs::create_dir_all(data.join("pg_wal")).expect("made");
-        let looked = look(Which::Data, &data, 1 << 20).expect("a volume");
-        assert!(looked.disk.wal && looked.disk.data && looked.written.is_ok());
-        assert!(looked.disk.free_bytes.is_some() && looked.disk.total_bytes > 0);
-        assert!(look(Which::Wal, &data, 0).is_none());
-        assert!(dir.path().join("data.pgctl-probe").exists());
+        let both = place(Which::Data, &data).expect("a volume");
+        assert!(both.wal && both.data);
+        assert!(place(Which::Wal, &data).is_none());
+        let ballast = dir
+            .path()
+            .canonicalize()
+            .expect("there")
+            .join("data.pgctl-ballast");
+        assert_eq!(both.volume.ballast_file(), ballast);
+        let disk = both.look_around(1 << 20);
+        assert!(disk.free_bytes.is_some() && disk.total_bytes > 0, "{disk:?}");
+        assert_eq!(
+            disk.ballast_bytes,
+            std::fs::metadata(&ballast).expect("made").len()
+        );
+        assert_eq!(both.look_around(0).ballast_bytes, 0);
+        assert!(!ballast.exists());
     }
 }

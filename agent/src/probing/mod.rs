@@ -7,7 +7,7 @@
 //! | `server` | a kept session, a fresh one, a commit |
 //! | `disk`, `volume` | a write that goes through to the disk; where it goes, and how much room there is |
 //! | `ballast` | what is kept allocated, to be given up when the disk is full |
-//! | `incidents` | what happened lately: ends of the server that nobody ordered, hangs |
+//! | `incidents` | what happened lately: starts that did not last, hangs |
 //!
 //! *Invariant:* [`Probing::vitals`] touches neither disk nor server, and waits for nobody who does.
 //! *Invariant:* nothing is decided here.
@@ -39,6 +39,7 @@ pub struct Probing {
 
 struct Running {
     shared: Arc<Shared>,
+    instance: Instance,
 }
 
 impl Drop for Running {
@@ -50,7 +51,6 @@ impl Drop for Running {
 /// What the threads write and [`Probing::vitals`] reads. No lock is held while anything is waited for.
 #[derive(Default)]
 struct Shared {
-    instance: Mutex<Option<Instance>>,
     stop: AtomicBool,
     kept: Mutex<Stopwatch>,
     fresh: Mutex<Stopwatch>,
@@ -79,7 +79,6 @@ impl Probing {
     /// If the operating system gives no thread.
     pub fn start(instance: &Instance) -> std::io::Result<Probing> {
         let shared = Arc::new(Shared {
-            instance: Mutex::new(Some(instance.clone())),
             crashes: Mutex::new(Incidents::within(Duration::from_millis(CRASH_WINDOW_MS))),
             hangs: Mutex::new((Epoch(0), Incidents::within(HANG_WINDOW))),
             ..Shared::default()
@@ -87,6 +86,7 @@ impl Probing {
         let probing = Probing {
             running: Arc::new(Running {
                 shared: shared.clone(),
+                instance: instance.clone(),
             }),
         };
         server::start(&shared, instance)?;
@@ -106,7 +106,7 @@ impl Probing {
             found.map(|disk| Disk { pulse, ..disk })
         });
         let disks = disks.collect();
-        let total = lock(&shared.instance).as_ref().map_or(0, Instance::crashes);
+        let total = self.running.instance.crashes();
         let mut crashes = lock(&shared.crashes);
         crashes.count_up_to(total, now);
         let (happened, last) = crashes.lately(now);

@@ -218,7 +218,7 @@ fn vitals(page: &mut Page, vitals: &Vitals) {
     }
     page.gauge(
         "pgctl_postgres_crashes",
-        "How often the server died lately without having been told to.",
+        "Starts of the server within the last two minutes that did not last.",
         f64::from(vitals.crashes),
     );
     let volume = |disk: &Disk| {

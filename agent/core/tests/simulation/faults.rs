@@ -157,6 +157,8 @@ impl World {
             Fault::SlowDisk => self.nodes[node].slow_until = self.now + soon,
             Fault::ApplyLag => self.nodes[node].lag_until = self.now + soon,
             Fault::ServerHang => {
+                // The shorter ones are forgiven, the longer ones outlast every patience.
+                let soon = if soon > 400 * MS { 4 * soon } else { soon };
                 let server = &mut self.nodes[node].server;
                 if server.hung_until < self.now {
                     server.hung_since = self.now;

@@ -332,6 +332,11 @@ fn hand_over_for_room_is_asked_for_once_a_minute_and_never_beside_an_order() {
     };
     assert_eq!(request(120_000), request(179_999));
     assert_ne!(request(179_999), request(180_000));
+    let mut asked = serving(SyncMode::Quorum);
+    asked
+        .requests
+        .push_back((request(NOW.0), Ok(agent_core::cluster::Applied::Done)));
+    assert_only_named(&serves(&asked, full()), "disk-has-room", &["n2 takes over"]);
     let mut paused = serving(SyncMode::Quorum);
     paused.pause = Some(Pause {
         reason: "a test".to_owned(),

@@ -34,7 +34,7 @@ pub const AILMENTS: [&str; 5] = [
 pub const SERVER_HANGS: &str = "server-hangs";
 /// The patience with a hung server that nobody can replace is doubled at most so often.
 const PATIENCE_DOUBLED: u32 = 4;
-/// The pause before the next start of a server that dies again and again; it doubles with each further end.
+/// The pause before the next start of a server that does not stay up; it doubles with each further end.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a switchover that did not come off is not repeated, milliseconds.
@@ -77,24 +77,24 @@ pub fn give_way(view: &NodeView<'_>) -> Option<Decision<NodeAction>> {
 }
 
 /// A switchover away from a WAL volume that is full, before the server dies of it.
-pub(super) fn hand_over_for_room(view: &NodeView<'_>) -> Option<Decision<NodeAction>> {
+pub(super) fn hand_over_for_room(view: &NodeView<'_>) -> Option<NodeAction> {
     let reserve = view.state.settings.disk_reserve_bytes;
     let full = view.pg.vitals.wal_disk()?.is_full(reserve);
     let ordered = view.state.switchover.is_some() || view.state.failover_order.is_some();
     if !full || ordered || hands_off(view).is_some() {
         return None;
     }
-    let to = successor(view).ok()?;
     // One name for the attempts of a minute: what did not come off is not repeated at once.
     let attempt = view.now.0 / HAND_OVER_EVERY_MS;
-    Some(Decision::act(
-        "disk-full-hand-over",
-        NodeAction::Propose(Command::StartSwitchover {
-            request: RequestId(format!("disk-full-{}-e{}-{attempt}", view.me, view.state.epoch)),
-            to,
-            at: WallTime(0),
-        }),
-    ))
+    let request = RequestId(format!("disk-full-{}-e{}-{attempt}", view.me, view.state.epoch));
+    if view.state.requests.iter().any(|(known, _)| *known == request) {
+        return None;
+    }
+    Some(NodeAction::Propose(Command::StartSwitchover {
+        request,
+        to: successor(view).ok()?,
+        at: WallTime(0),
+    }))
 }
 
 /// How much longer a server that dies again and again is left alone; `None` if it may be started.
@@ -233,7 +233,7 @@ pub(super) fn reasons(view: &NodeView<'_>) -> Vec<Reason> {
         reasons.push(Reason::shut(
             "server-stays-up",
             format!(
-                "the server died {} times within {}",
+                "the server ended soon after its start, {} times within {}",
                 vitals.crashes,
                 seconds(CRASH_WINDOW_MS)
             ),

@@ -39,7 +39,7 @@ pub(super) fn decide(view: &NodeView<'_>) -> Decision<NodeAction> {
             "holder-crash-loops",
             NodeAction::Fence {
                 epoch,
-                why: format!("the server died {} times in a row", view.pg.vitals.crashes),
+                why: format!("{} starts of the server did not last", view.pg.vitals.crashes),
             },
         ),
         Server::Down if view.memory.broken => Decision::wait(
@@ -226,7 +226,14 @@ fn keep(view: &NodeView<'_>, primary: &PrimaryView) -> Decision<NodeAction> {
             },
         );
     }
-    ailing::hand_over_for_room(view).unwrap_or(walk)
+    match ailing::hand_over_for_room(view) {
+        Some(hand_over) => Decision {
+            rule: "disk-full-hand-over".to_owned(),
+            ..walk
+        }
+        .then(hand_over),
+        None => walk,
+    }
 }
 
 /// A writable server whose lease this agent does not hold yet: it was left behind by the agent's former life, and may
