@@ -2,7 +2,7 @@
 
 use crate::api::control::ControlService;
 use crate::api::http::{HttpLimits, HttpServer};
-use crate::api::{Late, listen};
+use crate::api::{Late, listen, take_over};
 use crate::config::{NodeConfig, Postgres};
 use crate::consensus::{ConsensusRoom, InitialMember, RaftTiming, StartConfig, peer_server};
 use crate::driver::coordinator::Coordinator;
@@ -42,7 +42,7 @@ pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
             config.node.state_dir.display()
         )
     })?;
-    let peer = listen("peer.listen", config.peer.listen)?;
+    let peer = take_over("peer.listen", config.peer.listen)?;
     let http = listen("http.listen", config.http.listen)?;
     hardening::protect_process();
     let runtime = tokio::runtime::Builder::new_multi_thread()
