@@ -2,13 +2,13 @@
 
 use crate::api::control::ControlService;
 use crate::api::http::{HttpLimits, HttpServer};
-use crate::api::{Late, listen};
+use crate::api::{Late, listen, take_over};
 use crate::config::{NodeConfig, Postgres};
 use crate::consensus::{ConsensusRoom, InitialMember, RaftTiming, StartConfig, peer_server};
 use crate::driver::coordinator::Coordinator;
 use crate::driver::node::Node;
 use crate::driver::supervision::SupervisionService;
-use crate::driver::{Clock, DriverOverview, follow_state, node_loop, publisher, reporter};
+use crate::driver::{Clock, DriverOverview, follow_state, node_loop, publisher, reporter, watchman};
 use crate::fencing::Fencer;
 use crate::fencing::guard::{Guard, GuardProgram};
 use crate::fencing::kernel_lease::{KernelLease, KernelLeasing, Place};
@@ -46,7 +46,7 @@ pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
             config.node.state_dir.display()
         )
     })?;
-    let peer = listen("peer.listen", config.peer.listen)?;
+    let peer = take_over("peer.listen", config.peer.listen)?;
     let http = listen("http.listen", config.http.listen)?;
     hardening::protect_process();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -122,6 +122,8 @@ impl Agent<'_> {
         let consensus: Arc<dyn Consensus> = Arc::new(handle.clone());
         tracing::info!(node = %consensus.node_id(), incarnation = self.incarnation, "this node is in the cluster");
         let node = self.start_driver(clock, consensus, lease, server, health, &stop, &mut tasks);
+        watchman::start(&node, stop.clone())
+            .context("could not start the threads of the probes: raise the limit on threads")?;
         let coordinator = Coordinator::new(node.clone());
         let overview: Arc<dyn Overview> = Arc::new(DriverOverview::new(node.clone(), coordinator.clone()));
         supervision.open(SupervisionServer::new(SupervisionService::new(

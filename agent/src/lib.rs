@@ -14,5 +14,6 @@ pub mod lease;
 pub mod notify;
 pub mod ports;
 pub mod postgres;
+pub mod probing;
 pub mod telemetry;
 pub mod wall_time;

@@ -4,6 +4,7 @@
 use crate::ids::{Epoch, NodeId};
 use crate::pg::{ControlFile, Lsn, Position, SystemId, TimelineHistory};
 use crate::time::MonoTime;
+use crate::vitals::Vitals;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,6 +24,9 @@ pub struct PgObservation {
     pub trouble: Option<String>,
     /// Settings that wait for a restart of the server.
     pub pending_restart: Vec<String>,
+    /// What the probes of server and disks say.
+    #[serde(default)]
+    pub vitals: Vitals,
 }
 
 /// A server's condition, as observed.

@@ -16,6 +16,7 @@ pub mod publisher;
 pub mod reporter;
 mod state_follower;
 pub mod supervision;
+pub mod watchman;
 
 pub use state_follower::follow_state;
 

@@ -19,6 +19,8 @@ const PROMOTION: Duration = Duration::from_secs(30);
 const PROPOSAL: Duration = Duration::from_secs(5);
 /// How long one attempt to have the epoch's first row acknowledged may take.
 const FIRST_ROW: Duration = Duration::from_secs(10);
+/// How long the loop waits for a fence to be done.
+const FENCE: Duration = Duration::from_secs(2);
 /// A rewind that failed so often is not tried again: the node is copied anew.
 const REWINDS: u32 = 3;
 
@@ -64,7 +66,8 @@ pub(super) async fn perform(
         NodeAction::Fence { epoch, why } => {
             tracing::warn!(%epoch, why, "fencing the server");
             node.lease.stop_renewing(epoch);
-            server.fencer.fence(epoch).await;
+            // A process in uninterruptible sleep may hold it up for as long as a disk stalls: the loop goes on meanwhile.
+            let _ = tokio::time::timeout(FENCE, server.fencer.fence(epoch)).await;
             Ok(())
         }
         NodeAction::Shutdown { epoch } => shut_down(node, server, epoch).await,

@@ -22,6 +22,8 @@ pub(super) struct KillTarget {
     cgroup: Option<Cgroup>,
     folder: Mutex<Option<FolderId>>,
     postmaster: AtomicI32,
+    /// The postmaster that we have ended ourselves.
+    struck: AtomicI32,
 }
 
 impl KillTarget {
@@ -32,6 +34,7 @@ impl KillTarget {
             cgroup,
             folder,
             postmaster: AtomicI32::new(0),
+            struck: AtomicI32::new(0),
         }
     }
 
@@ -56,6 +59,11 @@ impl KillTarget {
 
     pub(super) fn set_postmaster(&self, pid: Option<i32>) {
         self.postmaster.store(pid.unwrap_or(0), Ordering::SeqCst);
+    }
+
+    /// Whether this postmaster was ended by a kill of ours, or is about to be.
+    pub(super) fn has_struck(&self, pid: i32) -> bool {
+        self.struck.load(Ordering::SeqCst) == pid
     }
 
     /// The living server processes with all their descendants, the postmaster first.
@@ -141,6 +149,8 @@ impl TreeKiller {
     pub fn kill(&self, deadline: Duration) -> Result<KillReport, KillFailed> {
         let begun = Instant::now();
         let mut seen: Vec<Process> = Vec::new();
+        let postmaster = self.target.postmaster.load(Ordering::SeqCst);
+        self.target.struck.store(postmaster, Ordering::SeqCst);
         loop {
             let found = self.target.processes();
             // The postmaster comes first, so that nothing new is forked from it; what its children forked meanwhile

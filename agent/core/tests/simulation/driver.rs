@@ -20,6 +20,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 const TICK: u64 = 150 * MS;
+const REPORT_FRESH: Duration = Duration::from_secs(3);
 
 impl World {
     pub fn start_agent(&mut self, node: usize) {
@@ -178,8 +179,15 @@ impl World {
             pg,
             conf: agent.conf.take(),
             holder: holder
-                .and_then(|holder| agent.reports.fresh(holder, now, Duration::from_secs(3)))
+                .and_then(|holder| agent.reports.fresh(holder, now, REPORT_FRESH))
                 .cloned(),
+            peers: agent
+                .reports
+                .reports
+                .values()
+                .filter(|(at, report)| report.node != id(node) && now.since(*at) <= REPORT_FRESH)
+                .map(|(_, report)| report.clone())
+                .collect(),
             memory: std::mem::take(&mut agent.memory),
         };
         let decision = node::decide(&view);

@@ -158,7 +158,15 @@ impl World {
             Fault::LeaderChange => self.elect(),
             Fault::SlowDisk => self.nodes[node].slow_until = self.now + soon,
             Fault::ApplyLag => self.nodes[node].lag_until = self.now + soon,
-            Fault::ServerHang => self.nodes[node].server.hung_until = self.now + soon,
+            Fault::ServerHang => {
+                // The shorter ones are forgiven, the longer ones outlast every patience.
+                let soon = if soon > 400 * MS { 4 * soon } else { soon };
+                let server = &mut self.nodes[node].server;
+                if server.hung_until < self.now {
+                    server.hung_since = self.now;
+                }
+                server.hung_until = self.now + soon;
+            }
             Fault::RestartOthers => {
                 let holder = self.raft.newest().holder.map(index);
                 for other in (0..self.nodes.len()).filter(|other| Some(*other) != holder) {

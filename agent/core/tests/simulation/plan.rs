@@ -174,6 +174,8 @@ impl Plan {
             switchover_deadline_ms: rng.between(1_000, 4_000),
             ..Settings::default()
         };
+        // Without a draw of its own: what a seed stands for stays the same.
+        settings.hang_after_ms = settings.switchover_deadline_ms.min(2_000);
         if mutant == Some(Mutant::PromiseAsShortAsLease) {
             settings.timing.promise_ms = settings.timing.lease_ms;
         }

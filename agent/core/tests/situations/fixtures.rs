@@ -138,6 +138,7 @@ pub fn observed(server: Server, control: ControlState, timeline: u32) -> PgObser
         postmaster_pid: None,
         trouble: None,
         pending_restart: Vec::new(),
+        vitals: Default::default(),
     }
 }
 
@@ -216,6 +217,7 @@ pub fn node_view(me: NodeId, state: &ClusterState, pg: PgObservation) -> NodeVie
         pg,
         conf: None,
         holder: None,
+        peers: Vec::new(),
         memory: NodeMemory::default(),
     }
 }

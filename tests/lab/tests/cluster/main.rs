@@ -7,6 +7,7 @@ mod bad_luck;
 mod disks;
 mod failover;
 mod guard;
+mod hangs;
 mod membership;
 mod orders;
 mod partition;

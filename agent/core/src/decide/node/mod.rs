@@ -4,10 +4,14 @@
 //! ([`primary`]). A server that is found writable without one is ended. Everything else follows the holder
 //! ([`standby`]), or waits.
 
+mod ailing;
 mod creation;
 mod primary;
 mod standby;
+mod successor;
 mod sync;
+
+pub use ailing::{AILMENTS, SERVER_HANGS, give_way};
 
 use super::Decision;
 use crate::cluster::{ClusterState, Command, SyncRule};
@@ -35,6 +39,8 @@ pub struct NodeView<'a> {
     pub conf: Option<Conf>,
     /// The newest report of the holder, if it is fresh.
     pub holder: Option<NodeReport>,
+    /// The newest reports of the other nodes, those that are fresh.
+    pub peers: Vec<NodeReport>,
     pub memory: NodeMemory,
 }
 
@@ -148,6 +154,12 @@ const RETRY_JOB: Duration = Duration::from_secs(2);
 /// Decides. See the module's text for the order.
 #[must_use]
 pub fn decide(view: &NodeView<'_>) -> Decision<NodeAction> {
+    let mut decision = give_way(view).unwrap_or_else(|| decide_for_a_well_server(view));
+    decision.reasons.extend(ailing::reasons(view));
+    decision
+}
+
+fn decide_for_a_well_server(view: &NodeView<'_>) -> Decision<NodeAction> {
     match &view.pg.server {
         Server::Unusable { why } => {
             return Decision::wait(
@@ -235,11 +247,14 @@ impl NodeView<'_> {
         })
     }
 
-    /// Whether a failed job may be tried again; if not, when.
+    /// Whether a failed job, or a server that dies again and again, may be tried again; if not, when.
     fn may_retry(&self) -> Result<(), MonoTime> {
         match self.memory.job_failed_at {
             Some(at) if self.now < at.plus(RETRY_JOB) => Err(at.plus(RETRY_JOB)),
-            _ => Ok(()),
+            _ => match ailing::pause_between_starts(&self.pg.vitals) {
+                Some(left) => Err(self.now.plus(left)),
+                None => Ok(()),
+            },
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The holder's own server: promoted under a valid lease, kept, and ended without one.
 
-use super::{Conf, Decision, Grant, NodeAction, NodeView, sync};
+use super::{Conf, Decision, Grant, NodeAction, NodeView, ailing, sync};
 use crate::cluster::SwitchoverPhase;
 use crate::reason::Reason;
 use crate::view::{PrimaryView, Server, StandbyView};
@@ -34,6 +34,14 @@ pub(super) fn decide(view: &NodeView<'_>) -> Decision<NodeAction> {
                 },
             )
         }
+        // Each start succeeds and none lasts: the lease must not be kept for it.
+        Server::Down if !fenced && view.pg.vitals.crash_loops() => Decision::act(
+            "holder-crash-loops",
+            NodeAction::Fence {
+                epoch,
+                why: format!("{} starts of the server did not last", view.pg.vitals.crashes),
+            },
+        ),
         Server::Down if view.memory.broken => Decision::wait(
             "data-broken",
             Reason::shut(
@@ -228,7 +236,14 @@ fn keep(view: &NodeView<'_>, primary: &PrimaryView) -> Decision<NodeAction> {
             },
         );
     }
-    walk
+    match ailing::hand_over_for_room(view) {
+        Some(hand_over) => Decision {
+            rule: "disk-full-hand-over".to_owned(),
+            ..walk
+        }
+        .then(hand_over),
+        None => walk,
+    }
 }
 
 /// A writable server whose lease this agent does not hold yet: it was left behind by the agent's former life, and may
