@@ -107,10 +107,12 @@ async fn a_primary_that_does_not_stay_up_is_replaced_and_started_with_pauses() -
     }
     restart_agent(&mut scene, &victim).await?;
     scene.cluster.wait_all_in_sync(RECOVERY).await?;
-    scene
-        .cluster
-        .pgctl_ok(&["switchover", "--to", &victim, "--yes"])
-        .await?;
+    // It is refused until the agent's first look at its server has reached the Raft leader.
+    wait_until("it takes over", RECOVERY, || async {
+        let asked = ["switchover", "--to", &victim, "--yes"];
+        scene.cluster.pgctl_ok(&asked).await.map(drop)
+    })
+    .await?;
     scene.cluster.wait_all_in_sync(RECOVERY).await?;
     let killed = scene.cluster.node(&victim).signal_postmaster(Signal::SIGKILL)?;
     let second = scene.writable_after(killed).await?;
