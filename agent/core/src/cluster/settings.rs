@@ -1,3 +1,4 @@
+use super::StonithMode;
 use crate::timing::{Timing, TimingProfile};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,14 @@ pub struct Settings {
     pub failover_pause_ms: u64,
     /// How long a switchover may prepare, and how long it may take to stop the old primary, milliseconds.
     pub switchover_deadline_ms: u64,
+    /// Whether the others turn off the machine of a holder whose lease ran out.
+    pub stonith: StonithMode,
+    /// How long one attempt to turn a machine off may take, until the device says that it is off, milliseconds.
+    pub stonith_deadline_ms: u64,
+    /// How long after an attempt that failed the next one follows, milliseconds.
+    pub stonith_pause_ms: u64,
+    /// After how many attempts `best_effort` gives up, 1 to 100. `required` goes on.
+    pub stonith_tries: u32,
 }
 
 impl Default for Settings {
@@ -54,6 +63,10 @@ impl Default for Settings {
             slot_budget_bytes: 16 << 30,
             failover_pause_ms: 30_000,
             switchover_deadline_ms: 30_000,
+            stonith: StonithMode::None,
+            stonith_deadline_ms: 20_000,
+            stonith_pause_ms: 2_000,
+            stonith_tries: 3,
         }
     }
 }
@@ -136,6 +149,21 @@ impl Settings {
             1_000,
             3_600_000,
             "1000 to 3600000",
-        )
+        )?;
+        within(
+            "stonith_deadline_ms",
+            self.stonith_deadline_ms,
+            1_000,
+            600_000,
+            "1000 to 600000",
+        )?;
+        within(
+            "stonith_pause_ms",
+            self.stonith_pause_ms,
+            100,
+            600_000,
+            "100 to 600000",
+        )?;
+        within("stonith_tries", u64::from(self.stonith_tries), 1, 100, "1 to 100")
     }
 }

@@ -177,6 +177,7 @@ impl World {
                 .and_then(|holder| agent.reports.fresh(holder, now, Duration::from_secs(3)))
                 .cloned(),
             memory: std::mem::take(&mut agent.memory),
+            watchdog: None,
         };
         let decision = node::decide(&view);
         let NodeView { conf, memory, .. } = view;

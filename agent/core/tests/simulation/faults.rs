@@ -9,7 +9,7 @@ use crate::postgres::Who;
 use crate::raft::{id, index};
 use crate::world::World;
 use agent_core::cluster::{Command, Settings, SyncMode};
-use agent_core::ids::{NodeId, RequestId};
+use agent_core::ids::{Epoch, NodeId, RequestId};
 use agent_core::time::WallTime;
 use std::collections::BTreeSet;
 
@@ -34,6 +34,12 @@ pub enum Trouble {
     MaintenanceOff {
         node: usize,
     },
+    /// A fence device has come to an end with `target`.
+    TurnedOff {
+        by: usize,
+        target: usize,
+        epoch: Epoch,
+    },
     ExamEnds,
 }
 
@@ -55,7 +61,8 @@ impl World {
 
     pub fn on_trouble(&mut self, trouble: Trouble) {
         // What earlier faults left behind must not mend the last one.
-        if matches!(self.exam, Exam::Running { .. }) && !matches!(trouble, Trouble::ExamEnds) {
+        let goes_on = matches!(trouble, Trouble::ExamEnds | Trouble::TurnedOff { .. });
+        if matches!(self.exam, Exam::Running { .. }) && !goes_on {
             return;
         }
         match trouble {
@@ -64,6 +71,7 @@ impl World {
                 self.after(0, Event::Converged);
             }
             Trouble::ExamEnds => self.end_exam(),
+            Trouble::TurnedOff { by, target, epoch } => self.turned_off(by, target, epoch),
             Trouble::StartAgent { node } => {
                 if self.nodes[node].agent.is_none() {
                     self.start_agent(node);
@@ -268,7 +276,7 @@ impl World {
         }
     }
 
-    fn crash_agent(&mut self, node: usize, back_in: Time) {
+    pub fn crash_agent(&mut self, node: usize, back_in: Time) {
         self.stop_agent(node);
         self.after(back_in, Event::Trouble(Trouble::StartAgent { node }));
     }

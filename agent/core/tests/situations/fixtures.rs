@@ -216,6 +216,7 @@ pub fn node_view(me: NodeId, state: &ClusterState, pg: PgObservation) -> NodeVie
         conf: None,
         holder: None,
         memory: NodeMemory::default(),
+        watchdog: None,
     }
 }
 
@@ -235,6 +236,7 @@ pub fn report(node: NodeId, pg: PgObservation) -> NodeReport {
         prepared_for: None,
         explain: Vec::new(),
         agent_version: String::new(),
+        watchdog: None,
     }
 }
 

@@ -6,3 +6,4 @@ mod coordinator;
 mod fixtures;
 mod gate;
 mod node;
+mod stonith;
