@@ -40,6 +40,10 @@ pub enum Trouble {
         target: usize,
         epoch: Epoch,
     },
+    /// A machine that was turned off is switched on again.
+    PoweredOn {
+        node: usize,
+    },
     ExamEnds,
 }
 
@@ -61,7 +65,10 @@ impl World {
 
     pub fn on_trouble(&mut self, trouble: Trouble) {
         // What earlier faults left behind must not mend the last one.
-        let goes_on = matches!(trouble, Trouble::ExamEnds | Trouble::TurnedOff { .. });
+        let goes_on = matches!(
+            trouble,
+            Trouble::ExamEnds | Trouble::TurnedOff { .. } | Trouble::PoweredOn { .. }
+        );
         if matches!(self.exam, Exam::Running { .. }) && !goes_on {
             return;
         }
@@ -72,7 +79,8 @@ impl World {
             }
             Trouble::ExamEnds => self.end_exam(),
             Trouble::TurnedOff { by, target, epoch } => self.turned_off(by, target, epoch),
-            Trouble::StartAgent { node } => {
+            Trouble::PoweredOn { node } if self.is_examined(node) => {}
+            Trouble::StartAgent { node } | Trouble::PoweredOn { node } => {
                 if self.nodes[node].agent.is_none() {
                     self.start_agent(node);
                 }
@@ -276,7 +284,7 @@ impl World {
         }
     }
 
-    pub fn crash_agent(&mut self, node: usize, back_in: Time) {
+    fn crash_agent(&mut self, node: usize, back_in: Time) {
         self.stop_agent(node);
         self.after(back_in, Event::Trouble(Trouble::StartAgent { node }));
     }

@@ -50,7 +50,8 @@ impl World {
             self.note(|| format!("--- n{} turns n{} off", by + 1, target + 1));
             self.kill_server(target);
             let back_in = self.rng.between(30, 3_000) * MS;
-            self.crash_agent(target, back_in);
+            self.stop_agent(target);
+            self.after(back_in, Event::Trouble(Trouble::PoweredOn { node: target }));
         }
         // Whoever asked may have died meanwhile, or stands still: then another asks again.
         let asked = self.nodes[by].agent.is_some() && !self.nodes[by].frozen && by != target;
