@@ -29,3 +29,4 @@ pub mod reason;
 pub mod time;
 pub mod timing;
 pub mod view;
+pub mod watchdog;

@@ -34,6 +34,7 @@ pub(super) fn build(reader: &mut Reader) -> Option<(NodeConfig, Vec<String>)> {
     let stranger = own.is_none() && node.is_some() && cluster.is_some();
     let peer = peer(reader, own.as_ref(), stranger);
     let http = http(reader, peer.as_ref());
+    let fencing = super::fencing::fencing(reader);
     let bootstrap = bootstrap(reader);
     let log = log(reader);
     let config = NodeConfig {
@@ -45,6 +46,7 @@ pub(super) fn build(reader: &mut Reader) -> Option<(NodeConfig, Vec<String>)> {
             None => None,
             Some(postgres) => Some(postgres?),
         },
+        fencing,
         bootstrap,
         log: log?,
     };
@@ -358,7 +360,7 @@ fn log(reader: &mut Reader) -> Option<Log> {
     })
 }
 
-fn path(reader: &mut Reader, key: &str, required: bool) -> Option<PathBuf> {
+pub(super) fn path(reader: &mut Reader, key: &str, required: bool) -> Option<PathBuf> {
     let text = if required {
         reader.required(key)
     } else {

@@ -1,4 +1,5 @@
-use super::model::{LogFormat, NodeConfig};
+use super::fencing;
+use super::model::{LogFormat, NodeConfig, WatchdogUse};
 use agent_core::cluster::SETTING_KEYS;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -85,6 +86,16 @@ fn effective(config: &NodeConfig) -> Vec<(String, toml::Value)> {
         ));
         values.push(("postgres.parameters", table(&postgres.parameters)));
     }
+    let watchdog = match config.fencing.watchdog {
+        WatchdogUse::Off => "off",
+        WatchdogUse::Automatic => "automatic",
+        WatchdogUse::Required => "required",
+    };
+    values.push(("fencing.watchdog", text(watchdog)));
+    values.push(("fencing.watchdog_device", path(&config.fencing.watchdog_device)));
+    let timeout = i64::try_from(config.fencing.watchdog_timeout_s).unwrap_or(i64::MAX);
+    values.push(("fencing.watchdog_timeout_s", toml::Value::Integer(timeout)));
+    values.push(("fencing.devices", fencing::shown(&config.fencing.devices)));
     values.push(("log.level", text(&config.log.level)));
     let format = match config.log.format {
         LogFormat::Text => "text",

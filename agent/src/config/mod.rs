@@ -7,6 +7,7 @@
 mod build;
 mod contradictions;
 mod dump;
+mod fencing;
 mod keys;
 mod model;
 mod nearest;
@@ -17,7 +18,11 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-pub use model::{Cluster, ClusterMember, HostPort, Listener, Log, LogFormat, Node, NodeConfig, Postgres};
+pub use fencing::is_secret;
+pub use model::{
+    Cluster, ClusterMember, FenceDevice, FenceMethod, Fencing, HostPort, HttpCall, Listener, Log, LogFormat,
+    Node, NodeConfig, Postgres, WatchdogUse,
+};
 pub use nearest::nearest;
 pub use problem::{ConfigError, Problem};
 pub use reference::reference;
@@ -51,6 +56,12 @@ impl Loaded {
         lines.extend(self.warnings.iter().map(|warning| format!("warning: {warning}")));
         for check in self.config.bootstrap.timing.check() {
             lines.push(format!("timing: {}: {}", check.rule, check.arithmetic));
+        }
+        if self.config.fencing.watchdog != WatchdogUse::Off {
+            let timeout = self.config.fencing.watchdog_timeout_s;
+            for check in self.config.bootstrap.timing.watchdog_check(timeout) {
+                lines.push(format!("watchdog: {}: {}", check.rule, check.arithmetic));
+            }
         }
         lines.join("\n")
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// One node's configuration. Whoever holds one holds a valid one.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,8 @@ pub struct NodeConfig {
     pub http: Listener,
     /// `[postgres]`; `None` on a witness.
     pub postgres: Option<Postgres>,
+    /// `[fencing]`
+    pub fencing: Fencing,
     /// `[bootstrap]`: the settings of a cluster that does not exist yet; version 0.
     pub bootstrap: Settings,
     /// `[log]`
@@ -86,6 +89,82 @@ pub struct Postgres {
     pub hba: Vec<String>,
     /// Server settings of the operator's, as `postgresql.conf` would have them, without quotes.
     pub parameters: BTreeMap<String, String>,
+}
+
+/// What ends this node's server if the agent does not, and what this node can turn others off with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fencing {
+    pub watchdog: WatchdogUse,
+    /// Absolute.
+    pub watchdog_device: PathBuf,
+    /// The timeout that is asked of the device, 1 to 60 seconds.
+    pub watchdog_timeout_s: u64,
+    /// In the order in which they are tried; several for one node are alternatives.
+    pub devices: Vec<FenceDevice>,
+}
+
+/// Whether the machine's watchdog is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchdogUse {
+    Off,
+    /// Where there is one, and the terms of the lease leave room for it.
+    Automatic,
+    /// This node is not promoted without it.
+    Required,
+}
+
+/// Something that can turn one node's machine off.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FenceDevice {
+    /// The name of the node that it turns off.
+    pub node: String,
+    /// How long to wait before it is used: of two nodes that would turn each other off, the one whose device has the
+    /// delay loses.
+    pub delay: Duration,
+    pub method: FenceMethod,
+}
+
+/// How a device is driven.
+#[derive(Clone, PartialEq, Eq)]
+pub enum FenceMethod {
+    /// A program that speaks the protocol of the ClusterLabs fence agents.
+    Agent {
+        program: PathBuf,
+        options: BTreeMap<String, String>,
+    },
+    /// A program of the operator's own.
+    Command {
+        program: PathBuf,
+        arguments: Vec<String>,
+    },
+    Http(Box<HttpCall>),
+}
+
+/// A device that is driven by HTTP.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HttpCall {
+    pub method: String,
+    pub url: String,
+    /// The status that says that the order was taken.
+    pub expect: u16,
+    pub status_url: String,
+    /// The status that says that the machine is off, if the text below is there, too.
+    pub status_expect: u16,
+    pub status_contains: Option<String>,
+    pub headers: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for FenceDevice {
+    /// Options and headers hold secrets, and stay out of logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match &self.method {
+            FenceMethod::Agent { program, .. } | FenceMethod::Command { program, .. } => {
+                program.display().to_string()
+            }
+            FenceMethod::Http(call) => call.url.clone(),
+        };
+        write!(f, "FenceDevice({} by {what})", self.node)
+    }
 }
 
 /// What the agent writes about itself.

@@ -27,6 +27,10 @@ pub struct LeaseStatus {
     pub fenced: Epoch,
     /// The epoch that this node's voter has pledged to.
     pub pledge: Epoch,
+    /// When the newest renewal that a majority acknowledged was about to be sent; `None` where no lease is valid.
+    pub renewed: Option<ClockReading>,
+    /// The terms by which the next renewal is sent.
+    pub timing: Timing,
 }
 
 impl LeaseStatus {
@@ -106,10 +110,13 @@ impl Inner {
         let now = clock::read();
         let current = self.holder.as_ref();
         // While one epoch passes into the next without a stop, the lease that is held is the longer of the two.
-        let deadline = [self.holder.as_ref(), self.before.as_ref()]
-            .into_iter()
-            .flatten()
-            .filter(|holder| holder.valid(now))
+        let valid = || {
+            [self.holder.as_ref(), self.before.as_ref()]
+                .into_iter()
+                .flatten()
+                .filter(|holder| holder.valid(now))
+        };
+        let deadline = valid()
             .filter_map(Holder::deadline)
             .max_by_key(|deadline| deadline.boot_ns.min(deadline.raw_ns));
         LeaseStatus {
@@ -117,6 +124,10 @@ impl Inner {
             deadline,
             fenced: self.fenced,
             pledge: self.voter.pledge(),
+            renewed: valid()
+                .filter_map(Holder::renewed)
+                .max_by_key(|sent| sent.boot_ns.min(sent.raw_ns)),
+            timing: self.timing,
         }
     }
 
