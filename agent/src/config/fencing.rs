@@ -276,3 +276,146 @@ pub fn is_secret(name: &str) -> bool {
         .iter()
         .any(|word| name.contains(word))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ConfigError, Loaded, parse};
+
+    const REST: &str = r#"
+[node]
+name = "n1"
+state_dir = "/var/lib/pgctl"
+[cluster]
+name = "demo"
+members = [{ name = "n1", peer = "10.0.0.1:7432" }]
+[postgres]
+data_dir = "/var/lib/postgresql/demo"
+listen = "10.0.0.1:5432"
+"#;
+
+    fn read(fencing: &str) -> Result<Loaded, ConfigError> {
+        parse("node.toml", &format!("{REST}{fencing}"), [])
+    }
+
+    #[track_caller]
+    fn refused(fencing: &str, word: &str) {
+        let error = read(fencing).expect_err(fencing).to_string();
+        assert!(error.contains(word), "{error}");
+        assert!(!error.contains("hunter2"), "a secret is told: {error}");
+    }
+
+    const THREE: &str = r#"
+[[fencing.devices]]
+node = "n1"
+delay_s = 5
+agent = "/usr/sbin/fence_ipmilan"
+options = { ip = "10.0.9.1", password = "hunter2", lanplus = 1 }
+[[fencing.devices]]
+node = "n2"
+command = ["/usr/local/sbin/power", "rack4"]
+[[fencing.devices]]
+node = "n3"
+[fencing.devices.http]
+url = "http://10.0.9.3:8080/7/off"
+status_url = "http://10.0.9.3:8080/7"
+status_contains = "off"
+headers = { Authorization = "Bearer hunter2" }
+"#;
+
+    #[test]
+    fn the_three_kinds_of_devices_are_read() {
+        let fencing = read(THREE).expect("valid").config.fencing;
+        assert_eq!(fencing.watchdog, WatchdogUse::Off);
+        let [agent, command, http] = &fencing.devices[..] else {
+            panic!("three devices: {fencing:?}");
+        };
+        assert_eq!((agent.node.as_str(), agent.delay), ("n1", Duration::from_secs(5)));
+        let FenceMethod::Agent { options, .. } = &agent.method else {
+            panic!("an agent");
+        };
+        assert_eq!(options["lanplus"], "1");
+        assert_eq!(options["password"], "hunter2");
+        let FenceMethod::Command { arguments, .. } = &command.method else {
+            panic!("a command");
+        };
+        assert_eq!(arguments, &["rack4"]);
+        let FenceMethod::Http(call) = &http.method else {
+            panic!("HTTP");
+        };
+        assert_eq!(
+            (call.method.as_str(), call.expect, call.status_expect),
+            ("POST", 200, 200)
+        );
+        assert_eq!(
+            call.headers["Authorization"], "Bearer hunter2",
+            "its name keeps its capitals"
+        );
+    }
+
+    #[test]
+    fn secrets_are_in_no_dump_and_in_no_log() {
+        let loaded = read(THREE).expect("valid");
+        let dump = loaded.dump();
+        assert!(
+            !dump.contains("hunter2") && dump.contains("fence_ipmilan"),
+            "{dump}"
+        );
+        assert!(!format!("{:?}", loaded.config).contains("hunter2"));
+        read(&dump[dump.find("[fencing]").expect("shown")..dump.find("[log]").expect("shown")])
+            .expect("what is shown is a valid file");
+    }
+
+    #[test]
+    fn devices_that_make_no_sense_are_refused() {
+        let device = |rest: &str| format!("[[fencing.devices]]\n{rest}\n");
+        refused(&device("agent = \"/x\""), "node is missing");
+        refused(&device("node = \"n2\""), "exactly one of agent, command and http");
+        refused(
+            &device("node = \"n2\"\nagent = \"/x\"\ncommand = [\"/y\"]"),
+            "exactly one of",
+        );
+        refused(&device("node = \"n2\"\nagent = \"fence_x\""), "absolute path");
+        refused(&device("node = \"n2\"\nagent = \"/x\"\ndelay_s = 61"), "0 to 60");
+        refused(
+            &device("node = \"n2\"\nagent = \"/x\"\noption = {}"),
+            "did you mean options?",
+        );
+        refused(
+            &device(
+                "node = \"n2\"\nagent = \"/x\"\noptions = { action = \"reboot\", password = \"hunter2\" }",
+            ),
+            "no action",
+        );
+        refused(&device("node = \"n2\"\ncommand = []"), "begin with a program");
+        let http = |url: &str| {
+            device(&format!(
+                "node = \"n2\"\nhttp = {{ url = \"{url}\", status_url = \"http://x/\" }}"
+            ))
+        };
+        refused(&http("https://x/off"), "https is not spoken here");
+        refused(&http("http://user:hunter@x/off"), "a password goes into headers");
+        refused(&http("x/off"), "must be http://");
+    }
+
+    #[test]
+    fn the_watchdog_is_checked_and_its_arithmetic_shown() {
+        let on = read("[fencing]\nwatchdog = \"required\"\n").expect("valid");
+        assert!(
+            on.summary().contains("watchdog: P + W >= L_h"),
+            "{}",
+            on.summary()
+        );
+        let off = read("").expect("valid");
+        assert!(!off.summary().contains("watchdog:"), "{}", off.summary());
+        refused("[fencing]\nwatchdog = \"maybe\"\n", "off, automatic or required");
+        refused("[fencing]\nwatchdog_timeout_s = 0\n", "1 to 60");
+        refused("[fencing]\nwatchdog_device = \"watchdog\"\n", "absolute path");
+        let short = "[fencing]\nwatchdog = \"automatic\"\n[bootstrap]\ntiming = \"lan-fast\"\n";
+        let warned = read(short).expect("valid").warnings;
+        assert!(
+            warned.iter().any(|warning| warning.contains("P + W >= L_h")),
+            "{warned:?}"
+        );
+    }
+}

@@ -15,11 +15,13 @@ mod perform;
 pub mod publisher;
 pub mod reporter;
 mod state_follower;
+mod stonith;
 pub mod supervision;
 
 pub use state_follower::follow_state;
 
 pub use overview::{DriverOverview, Reports};
+pub use stonith::DriverDevices;
 
 use agent_core::time::MonoTime;
 use std::time::{Duration, Instant};

@@ -193,6 +193,7 @@ async fn view<'a>(
         conf,
         holder,
         memory: node.desk().memory.clone(),
+        watchdog: node.watchdog.as_ref().map(|watchdog| watchdog.report()),
     }
 }
 

@@ -231,6 +231,7 @@ fn start_node(
         Arc::new(seat),
         lease,
         Some((instance.clone(), fencer)),
+        Default::default(),
         &state_dir,
     );
     let coordinator = Coordinator::new(node.clone());

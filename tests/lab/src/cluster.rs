@@ -125,6 +125,7 @@ impl ClusterBuilder {
                     listen: SocketAddr::new(ip, self.lab.port_for(8008)?),
                 },
                 postgres,
+                fencing: toml::Table::new(),
                 bootstrap: BootstrapSection {
                     timing: self.timing.clone(),
                     sync_mode: self.sync_mode.clone(),

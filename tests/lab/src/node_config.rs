@@ -20,6 +20,9 @@ pub struct NodeConfig {
     /// The server; absent on a witness.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postgres: Option<PostgresSection>,
+    /// `[fencing]`, as it stands in the file; empty by default.
+    #[serde(skip_serializing_if = "toml::Table::is_empty")]
+    pub fencing: toml::Table,
     /// Used once, when the cluster is created.
     pub bootstrap: BootstrapSection,
 }
@@ -123,6 +126,7 @@ mod tests {
             peer: Listen { listen: address },
             http: Listen { listen: address },
             postgres: None,
+            fencing: toml::Table::new(),
             bootstrap: BootstrapSection {
                 timing: "default".to_owned(),
                 sync_mode: "quorum".to_owned(),
