@@ -414,7 +414,9 @@ headers = { Authorization = "Bearer hunter2" }
         let short = "[fencing]\nwatchdog = \"automatic\"\n[bootstrap]\ntiming = \"lan-fast\"\n";
         let warned = read(short).expect("valid").warnings;
         assert!(
-            warned.iter().any(|warning| warning.contains("P + W >= L_h")),
+            warned
+                .iter()
+                .any(|warning| warning.contains("leave the watchdog no room")),
             "{warned:?}"
         );
     }
