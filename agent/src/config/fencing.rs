@@ -367,6 +367,21 @@ headers = { Authorization = "Bearer hunter2" }
     }
 
     #[test]
+    fn a_file_with_devices_that_everybody_can_read_is_warned_of() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), format!("{REST}{THREE}")).expect("written");
+        let warned = |mode| {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode))
+                .expect("our own file");
+            let warnings = crate::config::load(file.path(), []).expect("valid").warnings;
+            warnings.iter().any(|warning| warning.contains("chmod 600"))
+        };
+        assert!(warned(0o644));
+        assert!(!warned(0o600));
+    }
+
+    #[test]
     fn devices_that_make_no_sense_are_refused() {
         let device = |rest: &str| format!("[[fencing.devices]]\n{rest}\n");
         refused(&device("agent = \"/x\""), "node is missing");

@@ -29,6 +29,7 @@ pub use reference::reference;
 
 use reader::Reader;
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// A valid configuration, and where each of its values came from.
@@ -80,7 +81,14 @@ pub fn load(
         file: file.clone(),
         error,
     })?;
-    parse(&file, &text, environment)
+    let mut loaded = parse(&file, &text, environment)?;
+    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o004 != 0 && !loaded.config.fencing.devices.is_empty() {
+        loaded.warnings.push(format!(
+            "everybody on this host can read {file}, and it may hold the passwords of fence devices: chmod 600 it"
+        ));
+    }
+    Ok(loaded)
 }
 
 /// The same with the file's content at hand; `file` is its name, for messages.

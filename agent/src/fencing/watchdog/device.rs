@@ -53,7 +53,11 @@ impl Device for KernelWatchdog {
         let file = OpenOptions::new().write(true).open(&self.path)?;
         let file = self.open.insert(file);
         let seconds = libc::c_int::try_from(timeout_s).unwrap_or(libc::c_int::MAX);
-        let asked = call(file, SETTIMEOUT, seconds).and_then(|_| call(file, GETTIMEOUT, 0));
+        // A device whose timeout cannot be changed may still say which one it has.
+        let asked = match call(file, SETTIMEOUT, seconds) {
+            Err(error) if error.raw_os_error() != Some(libc::EOPNOTSUPP) => Err(error),
+            Err(_) | Ok(_) => call(file, GETTIMEOUT, 0),
+        };
         match asked {
             Ok(in_force) => {
                 self.pet()?;

@@ -250,3 +250,38 @@ async fn fenced_by_hand(scene: &Scene) -> Result<()> {
     cluster.pgctl_ok(&["unfence", &primary]).await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_requires_a_watchdog_does_not_start_without_one_and_one_that_would_like_one_does()
+-> Result<()> {
+    let lab = Lab::new()?;
+    let mut cluster = Cluster::builder(&lab, "dog").timing("lan-fast").build()?;
+    let want = |cluster: &mut Cluster, node: &str, how: &str| {
+        let fencing = &mut cluster.node_mut(node).config.fencing;
+        fencing.insert("watchdog".to_owned(), toml::Value::from(how));
+        fencing.insert(
+            "watchdog_device".to_owned(),
+            toml::Value::from("/nowhere/watchdog"),
+        );
+    };
+    want(&mut cluster, "n1", "required");
+    cluster.node_mut("n1").start().await?;
+    wait_until("the agent refuses", RECOVERY, || async {
+        let log = cluster.node("n1").log_tail(20);
+        ensure!(log.contains("/nowhere/watchdog cannot be used"), "{log}");
+        ensure!(cluster.node("n1").agent_pid().is_none(), "it runs");
+        Ok(())
+    })
+    .await?;
+    want(&mut cluster, "n1", "automatic");
+    cluster.start().await?;
+    cluster.wait_in_sync(2, RECOVERY).await?;
+    wait_until("the missing device is told", RECOVERY, || async {
+        let shown = member(&cluster, "n1").await?.context("a member")?;
+        ensure!(shown["watchdog"]["state"] == "absent", "{shown}");
+        let status = cluster.pgctl_ok(&["status"]).await?;
+        ensure!(status.contains("watchdog absent"), "{status}");
+        Ok(())
+    })
+    .await
+}
