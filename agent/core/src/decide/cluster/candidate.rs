@@ -76,10 +76,12 @@ pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -
     all
 }
 
-/// Whether no later start of the receipt's agent is known: a receipt says nothing of what a later one does.
-fn is_newest_word(view: &CoordinatorView<'_>, receipt: &FenceReceipt) -> bool {
-    let known = view.reports.reports.get(&receipt.node);
-    known.is_none_or(|(_, report)| report.incarnation <= receipt.incarnation)
+/// The receipt, unless a later start of its agent is known: it says nothing of what that one does.
+pub(super) fn newest_word(view: &CoordinatorView<'_>) -> Option<FenceReceipt> {
+    view.memory.receipt.filter(|receipt| {
+        let known = view.reports.reports.get(&receipt.node);
+        known.is_none_or(|(_, report)| report.incarnation <= receipt.incarnation)
+    })
 }
 
 /// Whether a node may be promoted without an operator's word.
@@ -135,10 +137,7 @@ fn grant_among(
         cause,
         why: why.to_owned(),
         released: released.clone(),
-        receipt: view
-            .memory
-            .receipt
-            .filter(|receipt| is_newest_word(view, receipt)),
+        receipt: newest_word(view),
         sync: rule_for(view, to, released),
         may_lose_bytes: None,
         at: view.wall,

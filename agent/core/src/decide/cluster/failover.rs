@@ -78,7 +78,7 @@ pub(super) fn decide(view: &CoordinatorView<'_>, holder: NodeId) -> Option<Decis
         None => ask("begin-release"),
         Some(round) => grant_or_wait(view, round, &why, ask),
     };
-    Some(stonith::beside(view, holder, receipt.as_ref(), round, decision))
+    Some(stonith::beside(view, holder, round, decision))
 }
 
 fn grant_or_wait(

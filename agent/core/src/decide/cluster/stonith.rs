@@ -1,11 +1,10 @@
 //! Turning the machine of a lost holder off, beside the promotion path: the gate says whether a grant waits for it.
 
-use super::{ClusterAction, CoordinatorView, Round};
+use super::{ClusterAction, CoordinatorView, Round, candidate};
 use crate::cluster::{StonithMode, own_word};
 use crate::decide::Decision;
 use crate::ids::NodeId;
 use crate::reason::Reason;
-use crate::view::FenceReceipt;
 use std::collections::BTreeMap;
 
 const ID: &str = "fence-device-works";
@@ -14,7 +13,6 @@ const ID: &str = "fence-device-works";
 pub(super) fn beside(
     view: &CoordinatorView<'_>,
     holder: NodeId,
-    receipt: Option<&FenceReceipt>,
     round: Option<&Round>,
     mut decision: Decision<ClusterAction>,
 ) -> Decision<ClusterAction> {
@@ -23,7 +21,7 @@ pub(super) fn beside(
     let released = round.map_or(&none, |round| &round.released);
     if settings.stonith == StonithMode::None
         || view.state.holder_off().is_some()
-        || own_word(&view.state, receipt, released).is_some()
+        || own_word(&view.state, candidate::newest_word(view).as_ref(), released).is_some()
     {
         return decision;
     }
