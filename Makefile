@@ -33,8 +33,9 @@ lint: ## Checks format and lints
 
 .PHONY: test
 test: deps lint ## Runs every test, on PostgreSQL 15 and 18
+	@# A cold build leaves gigabytes to be written, and a server that shares the disk with them does not start for seconds.
 	@servers=$$(scripts/test-servers) && echo "servers: $$servers" && export PGCTL_TEST_PG_BINDIRS=$$servers && \
-	  cargo build --workspace --bins --locked && \
+	  cargo build --workspace --bins --locked && cargo test --workspace --locked --no-run && sync && \
 	  cargo test --workspace --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)
 
 .PHONY: bench-failover

@@ -2,17 +2,22 @@
 
 use crate::api::control::ControlService;
 use crate::api::http::{HttpLimits, HttpServer};
-use crate::api::{Late, listen};
-use crate::config::{NodeConfig, Postgres, WatchdogUse};
+use crate::api::{Late, listen, take_over};
+use crate::config::{FencePolicy, NodeConfig, Postgres};
 use crate::consensus::{ConsensusRoom, InitialMember, RaftTiming, StartConfig, peer_server};
 use crate::driver::coordinator::Coordinator;
 use crate::driver::node::{Guards, Node};
 use crate::driver::supervision::SupervisionService;
-use crate::driver::{Clock, DriverDevices, DriverOverview, follow_state, node_loop, publisher, reporter};
+use crate::driver::{
+    Clock, DriverDevices, DriverOverview, follow_state, node_loop, publisher, reporter, watchman,
+};
 use crate::fencing::Fencer;
+use crate::fencing::guard::{Guard, GuardProgram};
+use crate::fencing::kernel_lease::{KernelLease, KernelLeasing, Place};
 use crate::fencing::stonith::Stonith;
 use crate::fencing::watchdog::{Device, KernelWatchdog, LeaseSight, Watchdog};
-use crate::lease::{self, Lease};
+use crate::guard_command::GuardArguments;
+use crate::lease::{self, Fences, Lease};
 use crate::ports::{Consensus, Overview};
 use crate::postgres::{Credentials, Instance, InstanceConfig};
 use crate::{hardening, incarnation, notify};
@@ -33,7 +38,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::Server;
 
-/// Runs the agent until it is told to stop. The PostgreSQL server is left running: the next agent adopts it.
+/// Runs the agent until it is told to stop. The PostgreSQL server is left running: the next agent adopts it, and until then
+/// the guard ends it when its lease is over.
 ///
 /// # Errors
 /// What kept it from starting, or made it stop, and what to do about it.
@@ -45,7 +51,7 @@ pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
             config.node.state_dir.display()
         )
     })?;
-    let peer = listen("peer.listen", config.peer.listen)?;
+    let peer = take_over("peer.listen", config.peer.listen)?;
     let http = listen("http.listen", config.http.listen)?;
     hardening::protect_process();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -76,14 +82,18 @@ impl Agent<'_> {
             .as_ref()
             .map(|postgres| self.open_server(postgres))
             .transpose()?;
-        let fencer = server.as_ref().map(|(_, fencer)| fencer.clone());
+        let fences = Fences {
+            fencer: server.as_ref().map(|(_, fencer)| fencer.clone()),
+            guard: self.start_guard()?,
+            kernel: self.start_kernel_lease()?,
+        };
         let promise = self.config.bootstrap.timing.promise();
         let lease = lease::start(
             self.config.peer.listen,
             &self.config.node.state_dir,
             promise,
             self.incarnation,
-            fencer,
+            fences,
         )?;
         let guards = Guards {
             watchdog: self.open_watchdog(&lease)?,
@@ -121,6 +131,8 @@ impl Agent<'_> {
         let consensus: Arc<dyn Consensus> = Arc::new(handle.clone());
         tracing::info!(node = %consensus.node_id(), incarnation = self.incarnation, "this node is in the cluster");
         let node = self.start_driver(clock, consensus, lease, server, guards, health, &stop, &mut tasks);
+        watchman::start(&node, stop.clone())
+            .context("could not start the threads of the probes: raise the limit on threads")?;
         let coordinator = Coordinator::new(node.clone());
         let overview: Arc<dyn Overview> = Arc::new(DriverOverview::new(node.clone(), coordinator.clone()));
         supervision.open(SupervisionServer::new(SupervisionService::new(
@@ -153,6 +165,39 @@ impl Agent<'_> {
         handle.give_leadership_away().await;
         handle.shutdown().await;
         ended
+    }
+
+    /// The process that ends this node's server if this one does not; a witness has none.
+    fn start_guard(&self) -> anyhow::Result<Option<Guard>> {
+        let Some(postgres) = &self.config.postgres else {
+            return Ok(None);
+        };
+        let program = GuardProgram {
+            state_dir: self.config.node.state_dir.clone(),
+            arguments: GuardArguments {
+                state_dir: self.config.node.state_dir.clone(),
+                data_dir: postgres.data_dir.clone(),
+                cluster: self.config.cluster.name.clone(),
+                node: self.config.node.name.clone(),
+                log_level: self.config.log.level.clone(),
+                log_format: self.config.log.format,
+            }
+            .as_command_line(),
+        };
+        let guard = Guard::start(program)
+            .context("could not start the thread that keeps the guard: raise the limit on threads")?;
+        Ok(Some(guard))
+    }
+
+    /// What keeps clients from a server whose lease is over; a witness has none.
+    fn start_kernel_lease(&self) -> anyhow::Result<Option<KernelLease>> {
+        let Some(postgres) = &self.config.postgres else {
+            return Ok(None);
+        };
+        let place = Place::new(postgres.listen, &self.config.node.state_dir);
+        let leasing = KernelLeasing::start(self.config.fencing.kernel_lease, place, lease::clock::read)?;
+        tracing::info!("kernel lease: {leasing}");
+        Ok(leasing.handle().cloned())
     }
 
     fn consensus_config(&self) -> StartConfig {
@@ -236,8 +281,8 @@ impl Agent<'_> {
     /// The machine's watchdog, where one is to be used. `required` and not there is an error.
     fn open_watchdog(&self, lease: &Lease) -> anyhow::Result<Option<Watchdog>> {
         let fencing = &self.config.fencing;
-        let required = fencing.watchdog == WatchdogUse::Required;
-        if fencing.watchdog == WatchdogUse::Off || self.config.is_witness() {
+        let required = fencing.watchdog == FencePolicy::Required;
+        if fencing.watchdog == FencePolicy::Off || self.config.is_witness() {
             return Ok(None);
         }
         let path = &fencing.watchdog_device;
@@ -387,7 +432,7 @@ fn stop_on_signal() -> anyhow::Result<watch::Receiver<bool>> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("told to stop; the server keeps running for the next agent");
+        tracing::info!("told to stop; the server runs on for the next agent, a primary until its lease ends");
         sender.send_replace(true);
         sender.closed().await;
     });

@@ -1,8 +1,9 @@
 //! Counts the starts of this agent, durably: the number tells a lease's renewals, and its receipts, from those of the
 //! agent's former lives.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use crate::durable;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 /// The number of this start: one higher than any before, safe on disk.
@@ -21,12 +22,7 @@ pub fn next(state_dir: &Path) -> io::Result<u64> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0_u64,
         Err(error) => return Err(error),
     };
-    let aside = path.with_extension("new");
-    let mut file = File::create(&aside)?;
-    write!(file, "{}", last + 1)?;
-    file.sync_all()?;
-    fs::rename(&aside, &path)?;
-    File::open(state_dir)?.sync_all()?;
+    durable::replace(&path, (last + 1).to_string().as_bytes())?;
     Ok(last + 1)
 }
 

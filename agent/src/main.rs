@@ -1,8 +1,9 @@
 //! `pgctl-agent`: reads its configuration, starts, and runs until it is told to stop.
 
 use agent::config::{self, ConfigError};
+use agent::guard_command::GuardArguments;
 use agent::{app, telemetry};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -16,7 +17,10 @@ Examples:
   pgctl-agent --config /etc/pgctl/node.toml --check-config
   PGCTL_LOG__LEVEL=debug pgctl-agent --config /etc/pgctl/node.toml"
 )]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The node's configuration, a TOML file
     #[arg(long, value_name = "FILE", default_value = "/etc/pgctl/node.toml")]
     config: PathBuf,
@@ -28,6 +32,12 @@ struct Arguments {
     dump_config: bool,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Ends the node's server when its lease is over; the agent starts it by itself
+    Guard(GuardArguments),
+}
+
 #[expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -35,6 +45,15 @@ struct Arguments {
 )]
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Guard(arguments)) = &arguments.command {
+        return match arguments.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("pgctl-agent guard: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let loaded = match config::load(&arguments.config, config::process_environment()) {
         Ok(loaded) => loaded,
         Err(error) => {

@@ -57,6 +57,10 @@ fn adapters_know_neither_each_other_nor_the_driver() {
     let forbidden = [
         (
             "agent/src/postgres",
+            vec!["consensus", "driver", "api", "lease", "fencing", "probing", "app"],
+        ),
+        (
+            "agent/src/probing",
             vec!["consensus", "driver", "api", "lease", "fencing", "app"],
         ),
         (

@@ -13,7 +13,7 @@
 //! | [`timing`] | the timing profiles and the inequality that they must meet |
 //! | [`cluster`] | the replicated state, its commands, and `apply` |
 //! | [`lease`] | the two sides of the majority lease: holder and voter |
-//! | [`view`] | observations: all that a decision may look at |
+//! | [`view`], [`vitals`] | observations: all that a decision may look at |
 //! | [`decide`] | what the cluster should commit next; what a node's PostgreSQL should do next |
 //! | [`health`] | answers to the HTTP endpoints |
 //! | [`reason`] | the words in which the core explains itself |
@@ -29,4 +29,5 @@ pub mod reason;
 pub mod time;
 pub mod timing;
 pub mod view;
+pub mod vitals;
 pub mod watchdog;

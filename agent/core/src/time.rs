@@ -64,6 +64,15 @@ impl ClockReading {
         }
     }
 
+    /// The earlier of two deadlines, on each clock by itself.
+    #[must_use]
+    pub fn earlier(self, other: ClockReading) -> ClockReading {
+        ClockReading {
+            boot_ns: self.boot_ns.min(other.boot_ns),
+            raw_ns: self.raw_ns.min(other.raw_ns),
+        }
+    }
+
     /// For a holder: whether at least one clock has reached `deadline`.
     #[must_use]
     pub fn any_reached(self, deadline: ClockReading) -> bool {

@@ -4,6 +4,7 @@
 use crate::ids::{Epoch, NodeId};
 use crate::pg::{ControlFile, Lsn, Position, SystemId, TimelineHistory};
 use crate::time::MonoTime;
+use crate::vitals::Vitals;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,6 +24,9 @@ pub struct PgObservation {
     pub trouble: Option<String>,
     /// Settings that wait for a restart of the server.
     pub pending_restart: Vec<String>,
+    /// What the probes of server and disks say.
+    #[serde(default)]
+    pub vitals: Vitals,
 }
 
 /// A server's condition, as observed.
@@ -167,6 +171,9 @@ pub struct VoterReport {
     pub epoch: Epoch,
     /// How much longer the promise binds this voter, quarantine after a start included.
     pub bound_for: Duration,
+    /// How much longer it releases nothing because its agent has restarted, whatever receipt it is shown.
+    #[serde(default)]
+    pub quarantine: Duration,
     /// Time since the last renewal of the current epoch arrived; `None` if none did since the start.
     pub silent_for: Option<Duration>,
 }

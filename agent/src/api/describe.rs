@@ -6,10 +6,12 @@ use agent_core::cluster::{
     Cause, ClusterState, EpochRecord, FailoverRisk, Member, MemberKind, SwitchoverPhase, SyncMode,
     sync_mode_name,
 };
+use agent_core::decide::node::AILMENTS;
 use agent_core::ids::NodeId;
 use agent_core::pg::{Lsn, Position};
 use agent_core::reason::Reason;
 use agent_core::view::{ClusterView, NodeReport, PgObservation, Server, WatchdogReport, WatchdogState};
+use agent_core::vitals::Disk;
 use proto::control as wire;
 use std::time::Duration;
 
@@ -160,6 +162,10 @@ impl Facts<'_> {
             lease_left_ms: held.map(|held| milliseconds(held.left.saturating_sub(age.unwrap_or_default()))),
             gate_open: held.map(|held| held.gate_open),
             applied_index: report.map(|report| report.applied).unwrap_or_default(),
+            disks: pg
+                .map(|pg| pg.vitals.disks.iter().map(disk).collect())
+                .unwrap_or_default(),
+            ailments: report.map(ailments).unwrap_or_default(),
             fenced: self.state.fenced.get(&node).map(|fence| wire::FenceState {
                 reason: fence.reason.clone(),
                 since_unix_ms: fence.since.0,
@@ -167,6 +173,28 @@ impl Facts<'_> {
             watchdog: report.and_then(|report| report.watchdog.as_ref()).map(watchdog),
         }
     }
+}
+
+fn disk(disk: &Disk) -> wire::Disk {
+    wire::Disk {
+        path: disk.path.clone(),
+        data: disk.data,
+        wal: disk.wal,
+        free_bytes: disk.free_bytes,
+        total_bytes: disk.total_bytes,
+        ballast_bytes: disk.ballast_bytes,
+    }
+}
+
+/// What the node's own decision found by its probes.
+fn ailments(report: &NodeReport) -> Vec<String> {
+    let ails = |reason: &&Reason| AILMENTS.contains(&reason.id.as_str()) && !reason.open;
+    report
+        .explain
+        .iter()
+        .filter(ails)
+        .map(|reason| reason.found.clone())
+        .collect()
 }
 
 fn sync_set(state: &ClusterState) -> wire::SyncSet {

@@ -58,6 +58,7 @@ fn serving(at_ms: u64) -> HealthSnapshot {
         postmaster_pid: None,
         trouble: None,
         pending_restart: Vec::new(),
+        vitals: Default::default(),
     };
     HealthSnapshot {
         node,

@@ -1,5 +1,7 @@
 use socket2::{Domain, Protocol, Socket, Type};
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -33,9 +35,45 @@ pub fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, Bin
     open().map_err(|source| BindError { key, address, source })
 }
 
+/// How long [`take_over`] waits, and how often it tries.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(3);
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
+/// The same for the first port that an agent opens. A killed agent keeps its ports until its last thread has returned
+/// from the disk, and may count as dead before: the next one waits a moment for that.
+///
+/// # Errors
+/// As for [`listen`].
+pub fn take_over(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
+    let begun = Instant::now();
+    loop {
+        match listen(key, address) {
+            Err(error)
+                if error.source.kind() == ErrorKind::AddrInUse && begun.elapsed() < TAKEN_OVER_WITHIN =>
+            {
+                std::thread::sleep(TRY_AGAIN);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_is_taken_over_as_soon_as_the_agent_before_has_let_it_go() {
+        let first = listen("peer.listen", "127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let address = first.local_addr().expect("bound");
+        let last_thread = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(first);
+        });
+        let second = take_over("peer.listen", address).expect("taken over");
+        assert_eq!(second.local_addr().expect("bound"), address);
+        last_thread.join().expect("it ends");
+    }
 
     #[test]
     fn a_port_that_is_taken_is_named_with_its_key() {

@@ -19,7 +19,7 @@ mod control_tests;
 mod http_tests;
 
 pub use late::Late;
-pub use listen::{BindError, listen};
+pub use listen::{BindError, listen, take_over};
 
 use std::time::Duration;
 

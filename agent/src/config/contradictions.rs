@@ -1,6 +1,6 @@
 //! What must hold between values that are each right by themselves.
 
-use super::model::{ClusterMember, NodeConfig, WatchdogUse};
+use super::model::{ClusterMember, FencePolicy, NodeConfig};
 use super::reader::Reader;
 use std::path::Path;
 
@@ -103,7 +103,7 @@ pub(super) fn warnings(config: &NodeConfig) -> Vec<String> {
     {
         warnings.push("postgres.hba is empty: clients can connect from this host alone".to_owned());
     }
-    if config.fencing.watchdog != WatchdogUse::Off {
+    if config.fencing.watchdog != FencePolicy::Off {
         let checks = config
             .bootstrap
             .timing

@@ -1,5 +1,5 @@
 use super::fencing;
-use super::model::{LogFormat, NodeConfig, WatchdogUse};
+use super::model::{LogFormat, NodeConfig};
 use agent_core::cluster::SETTING_KEYS;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -86,12 +86,8 @@ fn effective(config: &NodeConfig) -> Vec<(String, toml::Value)> {
         ));
         values.push(("postgres.parameters", table(&postgres.parameters)));
     }
-    let watchdog = match config.fencing.watchdog {
-        WatchdogUse::Off => "off",
-        WatchdogUse::Automatic => "automatic",
-        WatchdogUse::Required => "required",
-    };
-    values.push(("fencing.watchdog", text(watchdog)));
+    values.push(("fencing.kernel_lease", text(config.fencing.kernel_lease.name())));
+    values.push(("fencing.watchdog", text(config.fencing.watchdog.name())));
     values.push(("fencing.watchdog_device", path(&config.fencing.watchdog_device)));
     let timeout = i64::try_from(config.fencing.watchdog_timeout_s).unwrap_or(i64::MAX);
     values.push(("fencing.watchdog_timeout_s", toml::Value::Integer(timeout)));

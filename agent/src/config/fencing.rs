@@ -1,6 +1,6 @@
-//! `[fencing]`: the watchdog of this node, and the devices with which this node can turn others off.
+//! `[fencing]`: what fences this node if its agent does not, and the devices with which this node can turn others off.
 
-use super::model::{FenceDevice, FenceMethod, Fencing, HttpCall, WatchdogUse};
+use super::model::{FenceDevice, FenceMethod, FencePolicy, Fencing, HttpCall};
 use super::nearest;
 use super::reader::{Reader, scalar};
 use ::config::{Value, ValueKind};
@@ -25,15 +25,8 @@ const DELAY_MAX: i64 = 60;
 type Table = BTreeMap<String, Value>;
 
 pub(super) fn fencing(reader: &mut Reader) -> Fencing {
-    let watchdog = match reader.text("fencing.watchdog").as_deref() {
-        None | Some("off") => WatchdogUse::Off,
-        Some("automatic") => WatchdogUse::Automatic,
-        Some("required") => WatchdogUse::Required,
-        Some(_) => {
-            reader.not_allowed("fencing.watchdog");
-            WatchdogUse::Off
-        }
-    };
+    let kernel_lease = policy(reader, "fencing.kernel_lease").unwrap_or(FencePolicy::Automatic);
+    let watchdog = policy(reader, "fencing.watchdog").unwrap_or(FencePolicy::Off);
     let watchdog_device = super::build::path(reader, "fencing.watchdog_device", false)
         .unwrap_or_else(|| PathBuf::from("/dev/watchdog"));
     let watchdog_timeout_s = match reader
@@ -56,11 +49,21 @@ pub(super) fn fencing(reader: &mut Reader) -> Fencing {
         }
     }
     Fencing {
+        kernel_lease,
         watchdog,
         watchdog_device,
         watchdog_timeout_s,
         devices,
     }
+}
+
+fn policy(reader: &mut Reader, key: &'static str) -> Option<FencePolicy> {
+    let given = reader.text(key)?;
+    let policy = FencePolicy::ALL.into_iter().find(|policy| policy.name() == given);
+    if policy.is_none() {
+        reader.not_allowed(key);
+    }
+    policy
 }
 
 fn device(entry: &Value) -> Result<FenceDevice, String> {
@@ -326,7 +329,7 @@ headers = { Authorization = "Bearer hunter2" }
     #[test]
     fn the_three_kinds_of_devices_are_read() {
         let fencing = read(THREE).expect("valid").config.fencing;
-        assert_eq!(fencing.watchdog, WatchdogUse::Off);
+        assert_eq!(fencing.watchdog, FencePolicy::Off);
         let [agent, command, http] = &fencing.devices[..] else {
             panic!("three devices: {fencing:?}");
         };

@@ -123,6 +123,14 @@ const KEYS: &[(&str, &str, &str, &str)] = &[
         "Server settings, as in postgresql.conf. The ones that safety depends on are the agent's: it says so where it overrides one.",
     ),
     (
+        "fencing.kernel_lease",
+        "off, automatic or required",
+        "automatic",
+        "Let clients of the server through only while a timer in the kernel runs, which ends before the lease does: a \
+         server whose agent is frozen stops answering by itself. Needs nf_tables and CAP_NET_ADMIN. automatic: where \
+         the machine permits it; required: the agent does not start without it.",
+    ),
+    (
         "fencing.watchdog",
         "off, automatic or required",
         "off",

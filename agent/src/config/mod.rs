@@ -20,8 +20,8 @@ mod tests;
 
 pub use fencing::is_secret;
 pub use model::{
-    Cluster, ClusterMember, FenceDevice, FenceMethod, Fencing, HostPort, HttpCall, Listener, Log, LogFormat,
-    Node, NodeConfig, Postgres, WatchdogUse,
+    Cluster, ClusterMember, FenceDevice, FenceMethod, FencePolicy, Fencing, HostPort, HttpCall, Listener,
+    Log, LogFormat, Node, NodeConfig, Postgres,
 };
 pub use nearest::nearest;
 pub use problem::{ConfigError, Problem};
@@ -58,7 +58,7 @@ impl Loaded {
         for check in self.config.bootstrap.timing.check() {
             lines.push(format!("timing: {}: {}", check.rule, check.arithmetic));
         }
-        if self.config.fencing.watchdog != WatchdogUse::Off {
+        if self.config.fencing.watchdog != FencePolicy::Off {
             let timeout = self.config.fencing.watchdog_timeout_s;
             for check in self.config.bootstrap.timing.watchdog_check(timeout) {
                 lines.push(format!("watchdog: {}: {}", check.rule, check.arithmetic));

@@ -20,10 +20,10 @@ pub struct NodeConfig {
     pub http: Listener,
     /// `[postgres]`; `None` on a witness.
     pub postgres: Option<Postgres>,
-    /// `[fencing]`
-    pub fencing: Fencing,
     /// `[bootstrap]`: the settings of a cluster that does not exist yet; version 0.
     pub bootstrap: Settings,
+    /// `[fencing]`
+    pub fencing: Fencing,
     /// `[log]`
     pub log: Log,
 }
@@ -91,10 +91,13 @@ pub struct Postgres {
     pub parameters: BTreeMap<String, String>,
 }
 
-/// What ends this node's server if the agent does not, and what this node can turn others off with.
+/// What keeps this node's server from outliving its lease if the agent does not, and what this node can turn others off with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fencing {
-    pub watchdog: WatchdogUse,
+    /// Whether clients are let through by the kernel only while the lease lasts.
+    pub kernel_lease: FencePolicy,
+    /// Whether the machine's watchdog resets it when the agent stops.
+    pub watchdog: FencePolicy,
     /// Absolute.
     pub watchdog_device: PathBuf,
     /// The timeout that is asked of the device, 1 to 60 seconds.
@@ -103,14 +106,29 @@ pub struct Fencing {
     pub devices: Vec<FenceDevice>,
 }
 
-/// Whether the machine's watchdog is used.
+/// Whether a way to fence that not every machine has is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WatchdogUse {
+pub enum FencePolicy {
     Off,
-    /// Where there is one, and the terms of the lease leave room for it.
+    /// Where the machine permits it.
     Automatic,
-    /// This node is not promoted without it.
+    /// Without it the agent does not start, or its node is not promoted.
     Required,
+}
+
+impl FencePolicy {
+    /// Every policy.
+    pub const ALL: [FencePolicy; 3] = [FencePolicy::Off, FencePolicy::Automatic, FencePolicy::Required];
+
+    /// The policy's name in the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            FencePolicy::Off => "off",
+            FencePolicy::Automatic => "automatic",
+            FencePolicy::Required => "required",
+        }
+    }
 }
 
 /// Something that can turn one node's machine off.
@@ -176,7 +194,7 @@ pub struct Log {
 }
 
 /// The form of the log's lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     Text,
     Json,

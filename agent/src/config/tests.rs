@@ -191,6 +191,11 @@ fn wrong_forms_are_refused() {
         "json",
     );
     refused(
+        &format!("{FULL}\n[fencing]\nkernel_lease = \"yes\"\n"),
+        "fencing.kernel_lease",
+        "required",
+    );
+    refused(
         &format!("{FULL}\n[http]\nlisten = \"0.0.0.0:0\"\n"),
         "http.listen",
         "IP:port",

@@ -21,6 +21,9 @@ use tokio::time::Instant;
 const MEMBER_DEADLINE: Duration = Duration::from_secs(15);
 /// How long one node is waited for before the next is tried.
 const ATTEMPT: Duration = Duration::from_secs(2);
+/// How long an answer is kept back for this node's own copy of the state.
+const CATCH_UP: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// How long to wait for a Raft leader before looking again.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -104,6 +107,16 @@ impl ConsensusHandle {
         }
     }
 
+    /// Waits until this node, too, has applied its log up to `index`, so that whoever was told that a change is made can
+    /// see it here; not for long, since the change is made all the same.
+    async fn catch_up(&self, index: u64) {
+        let until = Instant::now() + CATCH_UP;
+        // A node that is behind for longer shows what it knows, and says how far it is.
+        while self.node.view.applied_index() < index && Instant::now() < until {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     async fn forward(&self, leader: NodeId, change: &Change, deadline: Duration) -> Result<Applied, Refusal> {
         let not_leader = |detail: String| Refusal::NotLeader { leader: None, detail };
         let Some(address) = address_of(&self.node, leader) else {
@@ -135,8 +148,12 @@ impl ConsensusHandle {
         match reply {
             Ok(peer::ForwardReply {
                 outcome: Some(outcome),
+                applied_index,
             }) => match outcome {
-                Outcome::Applied(json) => wire::from_json(&json, "answer").map_err(unreadable),
+                Outcome::Applied(json) => {
+                    self.catch_up(applied_index).await;
+                    wire::from_json(&json, "answer").map_err(unreadable)
+                }
                 Outcome::Rejected(json) => {
                     Err(wire::from_json(&json, "refusal").map_or_else(unreadable, Refusal::Rejected))
                 }
@@ -144,7 +161,7 @@ impl ConsensusHandle {
                 Outcome::Unknown(detail) => Err(Refusal::Unknown { detail }),
                 Outcome::Stopped(detail) => Err(not_leader(detail)),
             },
-            Ok(peer::ForwardReply { outcome: None }) => Err(Refusal::Unknown {
+            Ok(peer::ForwardReply { outcome: None, .. }) => Err(Refusal::Unknown {
                 detail: format!("node {leader} answered in words that are not known here"),
             }),
             Err(error @ (CallError::Unreachable { .. } | CallError::Refused { .. })) => {

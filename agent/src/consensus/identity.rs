@@ -1,6 +1,7 @@
 //! Who this node is: which cluster it belongs to, and under which number. Written once.
 
 use super::store::{self, OpenError};
+use crate::durable;
 use agent_core::cluster::Member;
 use agent_core::ids::NodeId;
 use serde::{Deserialize, Serialize};
@@ -124,8 +125,8 @@ impl IdentityCard {
             };
         }
         let contents = super::wire::to_json(&identity);
-        let directory = self.directory.clone();
-        tokio::task::spawn_blocking(move || store::replace_file(&directory, IDENTITY_FILE, &contents))
+        let path = self.directory.join(IDENTITY_FILE);
+        tokio::task::spawn_blocking(move || durable::replace(&path, &contents))
             .await
             .unwrap_or_else(|error| Err(io::Error::other(error)))
             .map_err(|source| IdentityError::Io {

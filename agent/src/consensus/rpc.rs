@@ -310,6 +310,7 @@ impl RaftRpc {
         };
         Ok(peer::ForwardReply {
             outcome: Some(outcome),
+            applied_index: node.view.applied_index(),
         })
     }
 

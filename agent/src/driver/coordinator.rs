@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// How often a node that does not lead looks whether it does now.
+const FOLLOWING: Duration = Duration::from_millis(100);
 /// How long the loop sleeps when nothing wakes it.
 const CALM: Duration = Duration::from_millis(50);
 /// How long a voter may take to say how long it is bound.
@@ -75,13 +77,14 @@ impl Coordinator {
             let current = state.borrow_and_update().clone();
             reports.borrow_and_update();
             self.remember(&current);
-            if self.consensus().leads() {
+            let leads = self.consensus().leads();
+            if leads {
                 self.turn(&current).await;
             } else {
                 self.forget_round();
             }
             tokio::select! {
-                () = tokio::time::sleep(self.pause(&current)) => {}
+                () = tokio::time::sleep(if leads { self.pause(&current) } else { FOLLOWING }) => {}
                 _ = reports.changed() => {}
                 changed = state.changed() => if changed.is_err() { return },
                 _ = stop.wait_for(|stop| *stop) => return,

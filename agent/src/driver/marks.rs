@@ -1,10 +1,11 @@
 //! What the driver must know of the data directory after a restart: on whose line the data is, and whether a rewind was
 //! left half done. Kept in the agent's state directory, beside the data and not in it, so that no copy inherits it.
 
+use crate::durable;
 use agent_core::ids::Epoch;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The content of the file.
@@ -43,11 +44,6 @@ impl MarksFile {
     }
 
     pub(super) fn store(&self, marks: Marks) -> io::Result<()> {
-        let aside = self.path.with_extension("new");
-        let mut file = File::create(&aside)?;
-        file.write_all(&serde_json::to_vec(&marks)?)?;
-        file.sync_all()?;
-        fs::rename(&aside, &self.path)?;
-        File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
+        durable::replace(&self.path, &serde_json::to_vec(&marks)?)
     }
 }

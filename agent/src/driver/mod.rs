@@ -17,6 +17,7 @@ pub mod reporter;
 mod state_follower;
 mod stonith;
 pub mod supervision;
+pub mod watchman;
 
 pub use state_follower::follow_state;
 

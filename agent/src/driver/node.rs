@@ -13,10 +13,12 @@ use agent_core::decide::node::{Conf, NodeMemory};
 use agent_core::ids::{Epoch, NodeId};
 use agent_core::reason::Reason;
 use agent_core::time::MonoTime;
-use agent_core::view::{FenceReceipt, PgObservation};
+use agent_core::view::{FenceReceipt, NodeReport, PgObservation};
+use agent_core::vitals::Vitals;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// This node: its consensus, its lease, and its server if it is no witness.
@@ -53,6 +55,10 @@ pub struct Guards {
 pub struct ServerSide {
     pub instance: Instance,
     pub fencer: Fencer,
+    /// What the probes last said.
+    pub vitals: watch::Sender<Vitals>,
+    /// The newest epoch whose server was ended because it hung.
+    pub hung: watch::Sender<Epoch>,
     /// Held while something is done to the server; guards what its include file is known to say.
     pub(super) hands: tokio::sync::Mutex<Hands>,
 }
@@ -117,6 +123,8 @@ impl Node {
             server: server.map(|(instance, fencer)| ServerSide {
                 instance,
                 fencer,
+                vitals: watch::channel(Vitals::default()).0,
+                hung: watch::channel(Epoch(0)).0,
                 hands: Default::default(),
             }),
             watchdog: guards.watchdog,
@@ -159,6 +167,16 @@ impl Node {
     #[must_use]
     pub fn explain(&self) -> Vec<Reason> {
         self.desk().explain.clone()
+    }
+
+    /// What the other nodes have reported within `age`.
+    pub(super) fn peers(&self, now: MonoTime, age: Duration) -> Vec<NodeReport> {
+        let view = self.reports.view();
+        let fresh = view
+            .reports
+            .values()
+            .filter(|(at, report)| report.node != self.id() && now.since(*at) <= age);
+        fresh.map(|(_, report)| report.clone()).collect()
     }
 
     /// Keeps a receipt, and has it told to the coordinator at once.

@@ -3,7 +3,7 @@
 use super::node::{Errand, Node, ServerSide};
 use super::perform::{errand, perform};
 use agent_core::cluster::ClusterState;
-use agent_core::decide::node::{LeaseView, NodeView, decide};
+use agent_core::decide::node::{LeaseView, NodeView, SERVER_HANGS, decide};
 use agent_core::ids::Epoch;
 use agent_core::time::MonoTime;
 use agent_core::view::{FenceReceipt, PgObservation, Server};
@@ -23,8 +23,8 @@ const SLOTS: Duration = Duration::from_secs(2);
 /// How long a standby must have been seen streaming at each look before that counts. A receiver whose WAL is gone on the
 /// primary shows itself as streaming for a moment each time that it tries.
 const STEADY: Duration = Duration::from_secs(3);
-/// How old the holder's report may be.
-const REPORT_FRESH: Duration = Duration::from_secs(3);
+/// How old another node's report may be.
+pub(super) const REPORT_FRESH: Duration = Duration::from_secs(3);
 
 /// Runs until `stop` says so. The server is left as it is: the next agent adopts it.
 pub async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
@@ -50,6 +50,11 @@ pub async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
             forget_epoch(&node);
         }
         remember(&node, &current, &pg);
+        // An agent before this one may have left clients shut out.
+        if matches!(pg.server, Server::Standby(_)) && current.holder.is_some_and(|holder| holder != node.id())
+        {
+            node.lease.needs_no_lease(current.epoch);
+        }
         let sleep = turn(&node, server, &current, pg).await;
         if node.clock.now() >= slots_at {
             slots_at = node.clock.now().plus(SLOTS);
@@ -70,6 +75,7 @@ pub async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
 /// Looks at the server and lets everybody know.
 async fn look(node: &Node, server: &ServerSide, now: MonoTime) -> PgObservation {
     let mut pg = server.instance.observe().await;
+    pg.vitals = server.vitals.borrow().clone();
     let desk = node.desk();
     if let Some(job) = &desk.job {
         pg.server = Server::Busy { job: job.clone() };
@@ -126,6 +132,9 @@ async fn turn(node: &Arc<Node>, server: &ServerSide, state: &ClusterState, pg: P
     {
         let mut desk = node.desk();
         desk.explain.clone_from(&decision.reasons);
+    }
+    if decision.rule == SERVER_HANGS {
+        server.hung.send_replace(state.epoch);
     }
     if !decision.actions.is_empty() {
         tracing::debug!(rule = decision.rule, actions = ?decision.actions, "deciding");
@@ -188,10 +197,12 @@ async fn view<'a>(
             epoch: lease.epoch,
             valid: lease.valid(),
             fenced: lease.fenced,
+            unguarded: node.lease.guard_trouble(),
         },
         pg,
         conf,
         holder,
+        peers: node.peers(now, REPORT_FRESH),
         memory: node.desk().memory.clone(),
         watchdog: node.watchdog.as_ref().map(|watchdog| watchdog.report()),
     }

@@ -1,6 +1,7 @@
 //! Carries out one action of the node's decision.
 
 use super::node::{Errand, Node, ServerSide, server_conf};
+use crate::lease::KernelRefusal;
 use crate::ports::ProposeError;
 use crate::postgres::{PgError, StopMode};
 use crate::wall_time::stamp as wall;
@@ -20,6 +21,8 @@ const STOP: Duration = Duration::from_secs(10);
 const PROPOSAL: Duration = Duration::from_secs(5);
 /// How long one attempt to have the epoch's first row acknowledged may take.
 const FIRST_ROW: Duration = Duration::from_secs(10);
+/// How long the loop waits for a fence to be done.
+const FENCE: Duration = Duration::from_secs(2);
 /// A rewind that failed so often is not tried again: the node is copied anew.
 const REWINDS: u32 = 3;
 
@@ -34,6 +37,8 @@ pub(super) enum PerformError {
     NotChosen(ProposeError),
     #[error("the lease of epoch {0} ended before the promotion")]
     LeaseOver(Epoch),
+    #[error(transparent)]
+    KernelLease(#[from] KernelRefusal),
 }
 
 /// Carries it out. Long ones go on beside the loop.
@@ -63,7 +68,8 @@ pub(super) async fn perform(
         NodeAction::Fence { epoch, why } => {
             tracing::warn!(%epoch, why, "fencing the server");
             node.lease.stop_renewing(epoch);
-            server.fencer.fence(epoch).await;
+            // A process in uninterruptible sleep may hold it up for as long as a disk stalls: the loop goes on meanwhile.
+            let _ = tokio::time::timeout(FENCE, server.fencer.fence(epoch)).await;
             Ok(())
         }
         NodeAction::Stop => stop(server).await,
@@ -310,6 +316,12 @@ async fn promote(node: &Arc<Node>, server: &ServerSide, grant: Grant) -> Result<
     let lease = node.lease.status();
     if !(lease.valid() && lease.epoch == grant.epoch()) {
         return Err(PerformError::LeaseOver(grant.epoch()));
+    }
+    if let Err(error) = node.lease.admits_clients().await {
+        // It would hold an epoch under which nobody may be served: another node shall have the next.
+        node.lease.stop_renewing(grant.epoch());
+        server.fencer.fence(grant.epoch()).await;
+        return Err(error.into());
     }
     match server.instance.promote(grant.timeline(), PROMOTION).await {
         Ok(position) => {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// How often the snapshot is renewed although nothing has happened.
-const EVERY: Duration = Duration::from_millis(100);
+const EVERY: Duration = Duration::from_millis(250);
+/// What happens within so short a time goes into one snapshot.
+const TOGETHER: Duration = Duration::from_millis(5);
 
 /// The snapshot as of now.
 #[must_use]
@@ -66,5 +68,11 @@ pub async fn run(
             _ = reports.changed() => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
+        tokio::time::sleep(TOGETHER).await;
+        state.mark_unchanged();
+        lease.mark_unchanged();
+        observed.mark_unchanged();
+        heartbeat.mark_unchanged();
+        reports.mark_unchanged();
     }
 }

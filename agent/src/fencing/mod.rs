@@ -7,6 +7,8 @@
 //! *Invariant:* no receipt without every process of the instance gone.
 
 mod fencer;
+pub mod guard;
+pub mod kernel_lease;
 pub mod stonith;
 pub mod watchdog;
 

@@ -5,11 +5,13 @@
 //! *Invariant:* the thread, and nobody else, ends the server when the lease runs out; it does not ask the driver.
 
 pub mod clock;
+mod guarded;
 mod pledge;
 mod shared;
+mod sides;
 mod thread;
 mod wire;
 
 pub use pledge::{Pledge, PledgeError, PledgeFile};
-pub use shared::{Lease, LeaseStatus, ReleaseAnswer};
+pub use shared::{Fences, KernelRefusal, Lease, LeaseStatus, ReleaseAnswer};
 pub use thread::{StartError, start};

@@ -1,9 +1,10 @@
 //! What a voter must not forget: its pledge, and how long its promises may be. One small file, written whole.
 
+use crate::durable;
 use agent_core::ids::Epoch;
 use crc32c::crc32c;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -100,19 +101,7 @@ impl PledgeFile {
         let limit = u64::try_from(pledge.promise_limit.as_millis()).unwrap_or(u64::MAX);
         bytes.extend_from_slice(&limit.to_be_bytes());
         bytes.extend_from_slice(&crc32c(&bytes).to_be_bytes());
-        let aside = self.path.with_extension("new");
-        let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(&aside)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&aside, &self.path)?;
-            File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
-        };
-        write().map_err(|source| self.file("write", source))
+        durable::replace(&self.path, &bytes).map_err(|source| self.file("write", source))
     }
 
     fn file(&self, doing: &'static str, source: io::Error) -> PledgeError {
@@ -127,6 +116,7 @@ impl PledgeFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn it_is_read_as_it_was_written_and_its_absence_is_no_error() {

@@ -1,11 +1,15 @@
 //! The thread itself: wait for a datagram or for the next thing that is due.
 
 use super::clock;
+use super::guarded::Guarded;
 use super::pledge::{PledgeError, PledgeFile};
-use super::shared::{Lease, Shared};
+use super::shared::{Fences, Lease, Shared};
 use super::wire::{Datagram, LENGTH};
-use crate::fencing::Fencer;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use socket2::Socket;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,12 +45,14 @@ pub fn start(
     state_dir: &Path,
     promise: Duration,
     incarnation: u64,
-    fencer: Option<Fencer>,
+    fences: Fences,
 ) -> Result<Lease, StartError> {
-    let socket = UdpSocket::bind(address).map_err(|source| StartError::Socket { address, source })?;
+    let socket = UdpSocket::bind(address)
+        .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
+        .map_err(|source| StartError::Socket { address, source })?;
     let file = PledgeFile::new(state_dir);
     let pledge = file.load()?;
-    let lease = Lease::new(socket, fencer, file, pledge, incarnation);
+    let lease = Lease::new(socket, fences, file, pledge, incarnation);
     lease.allow_promises(promise)?;
     let shared = lease.shared.clone();
     std::thread::Builder::new()
@@ -60,43 +66,49 @@ fn run(shared: &Arc<Shared>) {
     crate::hardening::run_this_thread_first();
     let mut buffer = [0; LENGTH + 1];
     loop {
-        let wait = step(shared);
-        // A zero timeout would mean to wait for ever.
-        let wait = wait.clamp(Duration::from_micros(100), LONGEST_WAIT);
-        if shared.socket.set_read_timeout(Some(wait)).is_err() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let (wait, guard) = step(shared);
+        wait_for(&shared.socket, guard.as_deref(), wait.min(LONGEST_WAIT));
         let Ok((length, from)) = shared.socket.recv_from(&mut buffer) else {
             continue;
         };
-        let mut inner = shared.lock();
-        let Some(key) = inner.key.clone() else { continue };
+        let mut sides = shared.lock();
+        let Some(key) = sides.key.clone() else { continue };
         let Some(datagram) = Datagram::decode(&buffer[..length], &key) else {
             continue;
         };
-        let answer = inner.receive(datagram, clock::read());
-        shared.publish(&inner);
-        drop(inner);
+        let answer = sides.receive(datagram, clock::read());
+        shared.publish(&sides);
+        drop(sides);
         if let Some(answer) = answer {
             send(shared, from, &answer.encode(&key));
         }
     }
 }
 
-/// Does what is due, and says how long nothing else will be.
-fn step(shared: &Shared) -> Duration {
+/// Waits for a datagram, or for the guard to say something.
+fn wait_for(socket: &UdpSocket, guard: Option<&Socket>, wait: Duration) {
+    let mut polled = vec![PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    polled.extend(guard.map(|guard| PollFd::new(guard.as_fd(), PollFlags::POLLIN)));
+    if ppoll(&mut polled, Some(TimeSpec::from_duration(wait)), None).is_err() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Does what is due, and says how long nothing else will be; with the guard's connection, which may end the wait.
+fn step(shared: &Shared) -> (Duration, Option<Arc<Socket>>) {
     let now = clock::read();
-    let mut inner = shared.lock();
-    if let Some(epoch) = inner.ran_out(now)
+    let mut sides = shared.lock();
+    let ended = sides.tend_guard(now);
+    if let Some(epoch) = sides.ran_out(now).max(ended)
         && let Some(fencer) = &shared.fencer
     {
         fencer.lease_over(epoch);
     }
-    let mut wait = now.until_any(inner.next_renewal);
+    let mut wait = now.until_any(sides.next_renewal);
     let mut outgoing = Vec::new();
     if wait.is_zero() {
-        let key = inner.key.clone();
-        outgoing = inner
+        let key = sides.key.clone();
+        outgoing = sides
             .renewals(now)
             .into_iter()
             .filter_map(|(to, d)| Some((to, d.encode(key.as_ref()?))))
@@ -104,10 +116,10 @@ fn step(shared: &Shared) -> Duration {
         wait = if outgoing.is_empty() {
             LONGEST_WAIT
         } else {
-            now.until_any(inner.next_renewal)
+            now.until_any(sides.next_renewal)
         };
     }
-    for deadline in [inner.holder.as_ref(), inner.before.as_ref()]
+    for deadline in [sides.holder.as_ref(), sides.before.as_ref()]
         .into_iter()
         .flatten()
         .filter_map(|h| h.deadline())
@@ -117,12 +129,13 @@ fn step(shared: &Shared) -> Duration {
             wait = wait.min(left);
         }
     }
-    shared.publish(&inner);
-    drop(inner);
+    shared.publish(&sides);
+    let guard = sides.guarded.as_ref().and_then(Guarded::line);
+    drop(sides);
     for (to, bytes) in outgoing {
         send(shared, to, &bytes);
     }
-    wait
+    (wait, guard)
 }
 
 fn send(shared: &Shared, to: SocketAddr, bytes: &[u8]) {

@@ -103,6 +103,12 @@ impl Instance {
         Ok(self.control_data()?.map(|control| control.file))
     }
 
+    /// The data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> &std::path::Path {
+        &self.inner.config.data_dir
+    }
+
     /// The postmaster's process id, `None` from the moment it is dead.
     #[must_use]
     pub fn postmaster(&self) -> watch::Receiver<Option<i32>> {

@@ -7,7 +7,7 @@ use super::cgroup::Cgroup;
 use super::pidfd;
 use super::proc_table::{FolderId, Process};
 use nix::sys::signal::Signal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ pub(super) struct KillTarget {
     cgroup: Option<Cgroup>,
     folder: Mutex<Option<FolderId>>,
     postmaster: AtomicI32,
+    /// The postmaster that we have ended ourselves.
+    struck: AtomicI32,
 }
 
 impl KillTarget {
@@ -32,6 +34,7 @@ impl KillTarget {
             cgroup,
             folder,
             postmaster: AtomicI32::new(0),
+            struck: AtomicI32::new(0),
         }
     }
 
@@ -56,6 +59,11 @@ impl KillTarget {
 
     pub(super) fn set_postmaster(&self, pid: Option<i32>) {
         self.postmaster.store(pid.unwrap_or(0), Ordering::SeqCst);
+    }
+
+    /// Whether this postmaster was ended by a kill of ours, or is about to be.
+    pub(super) fn has_struck(&self, pid: i32) -> bool {
+        self.struck.load(Ordering::SeqCst) == pid
     }
 
     /// The living server processes with all their descendants, the postmaster first.
@@ -120,6 +128,20 @@ impl TreeKiller {
         TreeKiller { target }
     }
 
+    /// For the server of `data_dir`, of which nothing else need be known.
+    #[must_use]
+    pub fn of(cluster: &str, node: &str, data_dir: &Path) -> TreeKiller {
+        let cgroup = Cgroup::prepare(cluster, node, data_dir);
+        TreeKiller::new(Arc::new(KillTarget::new(data_dir.to_owned(), cgroup)))
+    }
+
+    /// Looks up the data directory anew, and says how many processes a kill would end.
+    #[must_use]
+    pub fn look_up(&self) -> usize {
+        self.target.refresh_folder();
+        self.target.processes().len()
+    }
+
     /// Sends SIGKILL to every process of the instance, orphans without a postmaster included, until none is left.
     ///
     /// # Errors
@@ -127,6 +149,8 @@ impl TreeKiller {
     pub fn kill(&self, deadline: Duration) -> Result<KillReport, KillFailed> {
         let begun = Instant::now();
         let mut seen: Vec<Process> = Vec::new();
+        let postmaster = self.target.postmaster.load(Ordering::SeqCst);
+        self.target.struck.store(postmaster, Ordering::SeqCst);
         loop {
             let found = self.target.processes();
             // The postmaster comes first, so that nothing new is forked from it; what its children forked meanwhile

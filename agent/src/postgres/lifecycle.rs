@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// How often to look whether the control file says "shut down". Its writer costs more than our reading.
 const POLL: Duration = Duration::from_millis(2);
 /// How long the server program may take to lock its data directory, and an earlier one to finish its exit.
-const LOCKED_WITHIN: Duration = Duration::from_secs(10);
+const LOCKED_WITHIN: Duration = Duration::from_secs(30);
 const ORPHANS_GONE_WITHIN: Duration = Duration::from_secs(5);
 /// The file that makes a server start as a standby.
 pub(super) const STANDBY_SIGNAL: &str = "standby.signal";

@@ -12,6 +12,7 @@
 //! | `control_file`, `wal_files` | what the disk says of a server that does not |
 //! | `conf`, `owned_settings`, `hba`, `conf_text` | the server's configuration files |
 //! | `session`, `look`, `observe` | SQL with deadlines; the one query; what it means |
+//! | `pulse` | the small questions by which a hung server is told from a busy one |
 //! | `lifecycle`, `reload`, `standby`, `promote` | start, stop, configure, cut off, promote |
 //! | `epoch_row`, `roles`, `slots` | what the agents keep in the database |
 //! | `program`, `initdb`, `base_backup`, `rewind`, `fork_point`, `aside` | making, copying and mending data directories |
@@ -47,6 +48,7 @@ mod proc_table;
 mod process;
 mod program;
 mod promote;
+mod pulse;
 mod reload;
 mod rewind;
 mod roles;
@@ -61,4 +63,5 @@ pub use config::{
 pub use error::PgError;
 pub use instance::Instance;
 pub use kill::{KillFailed, KillReport, TreeKiller};
+pub use pulse::{Beat, CommitPulse, KeptPulse};
 pub use slots::SLOT_PREFIX;

@@ -92,6 +92,7 @@ impl Instance {
             postmaster_pid: self.process().pid(),
             trouble: self.trouble().or(ended),
             pending_restart: self.pending_restart(),
+            vitals: Default::default(),
         }
     }
 
@@ -181,13 +182,18 @@ impl Instance {
     /// What to make of a server that did not answer: one that never did may still be on its way up, but only a live
     /// postmaster without a socket is; one that has the socket open and stays silent is hung.
     fn silent(&self, pid: i32, error: &PgError) -> Server {
-        let never_answered = self.memory().connected.load(Ordering::SeqCst) != pid;
+        let never_answered = !self.has_served(pid);
         match error {
             PgError::Connect { .. } if never_answered && !is_full(error) => Server::Starting,
             error => Server::Unresponsive {
                 why: error.to_string(),
             },
         }
+    }
+
+    /// Whether the postmaster `pid` has ever served a session of ours.
+    pub(super) fn has_served(&self, pid: i32) -> bool {
+        self.memory().connected.load(Ordering::SeqCst) == pid
     }
 
     async fn try_fresh_session(&self, pid: i32) -> Result<(), PgError> {

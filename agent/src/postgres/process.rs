@@ -11,13 +11,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How many of the last bytes of the log to show when a server has died.
 const TAIL: usize = 2000;
 const TAIL_LINES: usize = 5;
+/// A start has lasted when the server has run for so long.
+const LASTS_AFTER: Duration = Duration::from_secs(30);
 
 /// The postmaster that is known to run, if any.
 pub struct ServerProcess {
@@ -25,6 +28,8 @@ pub struct ServerProcess {
     sender: watch::Sender<Option<i32>>,
     current: Mutex<Option<Arc<Postmaster>>>,
     last_end: Mutex<Option<String>>,
+    /// How often a server ended soon after its start, without anybody having told or made it to.
+    crashes: AtomicU64,
 }
 
 /// A postmaster that cannot be mistaken for another process.
@@ -33,6 +38,8 @@ pub struct Postmaster {
     fd: OwnedFd,
     /// It was told to end.
     stopping: AtomicBool,
+    /// When we started it; `None` if it was found running.
+    started: Option<Instant>,
 }
 
 impl Postmaster {
@@ -60,6 +67,7 @@ impl ServerProcess {
             sender,
             current: Mutex::default(),
             last_end: Mutex::default(),
+            crashes: AtomicU64::new(0),
         }
     }
 
@@ -86,8 +94,18 @@ impl ServerProcess {
             .clone()
     }
 
+    /// How often a server ended soon after its start, without anybody having told or made it to.
+    pub fn crashes(&self) -> u64 {
+        self.crashes.load(Ordering::SeqCst)
+    }
+
     /// Takes `pid` under watch if it still is the process that `holds` says; false if it is gone or another one.
-    fn take(self: &Arc<Self>, pid: i32, holds: impl FnOnce() -> bool) -> std::io::Result<bool> {
+    fn take(
+        self: &Arc<Self>,
+        pid: i32,
+        started: Option<Instant>,
+        holds: impl FnOnce() -> bool,
+    ) -> std::io::Result<bool> {
         let fd = match pidfd::open(pid) {
             Ok(fd) => fd,
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(false),
@@ -102,6 +120,7 @@ impl ServerProcess {
             pid,
             fd,
             stopping: AtomicBool::new(false),
+            started,
         });
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&postmaster));
         *self.last_end.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -127,6 +146,12 @@ impl ServerProcess {
                 _ => "the server ended without having been told to".to_owned(),
             };
             *self.last_end.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
+            let lasted = postmaster
+                .started
+                .is_none_or(|started| started.elapsed() > LASTS_AFTER);
+            if !lasted && !self.target.has_struck(postmaster.pid) {
+                self.crashes.fetch_add(1, Ordering::SeqCst);
+            }
         }
         self.target.set_postmaster(None);
         if let Some(group) = self.target.cgroup() {
@@ -150,9 +175,9 @@ impl Instance {
             .and_then(|file| Process::read(file.pid))
             .filter(|process| is_postmaster(process, folder));
         let process = named.or_else(|| find_postmaster(folder))?;
-        let taken = self
-            .process()
-            .take(process.pid, || process.still_alive() && process.serves(folder));
+        let taken = self.process().take(process.pid, None, || {
+            process.still_alive() && process.serves(folder)
+        });
         match taken {
             Ok(true) => Some(process.pid),
             Ok(false) => None,
@@ -202,7 +227,7 @@ impl Instance {
         tracing::info!(pid, upstream = ?conf.upstream, "started the server program");
         // It is our child and not reaped yet, so the id cannot belong to anybody else.
         self.process()
-            .take(pid, || true)
+            .take(pid, Some(Instant::now()), || true)
             .map_err(|source| PgError::Process {
                 action: "watch the server process".to_owned(),
                 source,

@@ -79,6 +79,11 @@ impl Session {
         })
     }
 
+    /// Whether the connection is known to have ended.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
     /// Runs statements that give no rows.
     pub async fn execute(&self, doing: &'static str, sql: &str, deadline: Duration) -> Result<(), PgError> {
         self.bounded(doing, deadline, self.client.batch_execute(sql))
@@ -276,7 +281,7 @@ impl Instance {
             .await
             .map_err(late)?;
         let postmaster = self.process().pid().unwrap_or_default();
-        let fits = |kept: &&Arc<Kept>| kept.postmaster == postmaster && !kept.session.client.is_closed();
+        let fits = |kept: &&Arc<Kept>| kept.postmaster == postmaster && !kept.session.is_closed();
         if let Some(kept) = current.as_ref().filter(fits) {
             return Ok(Arc::clone(kept));
         }

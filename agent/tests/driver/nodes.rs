@@ -6,6 +6,7 @@ use agent::driver::node::Node;
 use agent::driver::supervision::SupervisionService;
 use agent::driver::{Clock, follow_state, node_loop, reporter};
 use agent::fencing::Fencer;
+use agent::lease::Fences;
 use agent::postgres::{Credentials, Instance, InstanceConfig};
 use agent_core::cluster::{ClusterState, Command, Member, MemberKind, Secrets, Settings};
 use agent_core::ids::NodeId;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -39,6 +41,8 @@ pub struct Nodes {
     pub log: SharedLog,
     nodes: BTreeMap<NodeId, (Arc<Node>, Instance)>,
     stop: watch::Sender<bool>,
+    /// The loops that start servers again.
+    loops: Vec<JoinHandle<()>>,
     dir: tempfile::TempDir,
 }
 
@@ -86,7 +90,7 @@ impl Nodes {
                 cluster_id: uuid::Uuid::new_v4().to_string(),
                 name: "driver".to_owned(),
                 members: members.collect(),
-                settings: Settings::default(),
+                settings: Box::default(),
                 secrets: secrets.clone(),
             })
             .expect("founded");
@@ -94,6 +98,7 @@ impl Nodes {
         let log = SharedLog::new(state);
         let (stop, stopped) = watch::channel(false);
         let mut nodes = BTreeMap::new();
+        let mut loops = Vec::new();
         for (id, ((listener, address), port)) in ids().zip(peers.into_iter().zip(postgres)) {
             let seat = Seat {
                 node: id,
@@ -107,12 +112,15 @@ impl Nodes {
                 port,
                 secrets: &secrets,
             };
-            nodes.insert(id, start_node(place, seat, listener, address, &stopped));
+            let (node, instance, running) = start_node(place, seat, listener, address, &stopped);
+            nodes.insert(id, (node, instance));
+            loops.push(running);
         }
         Some(Nodes {
             log,
             nodes,
             stop,
+            loops,
             dir,
         })
     }
@@ -152,6 +160,9 @@ impl Nodes {
     /// Ends the loops, then the servers.
     pub async fn stop(&mut self) {
         self.stop.send_replace(true);
+        for running in self.loops.drain(..) {
+            running.await.expect("no panic");
+        }
         for (_, instance) in self.nodes.values() {
             let killer = instance.killer();
             tokio::task::spawn_blocking(move || killer.kill(Duration::from_secs(10)))
@@ -186,7 +197,7 @@ fn start_node(
     listener: TcpListener,
     address: SocketAddr,
     stop: &watch::Receiver<bool>,
-) -> (Arc<Node>, Instance) {
+) -> (Arc<Node>, Instance, JoinHandle<()>) {
     let home = place.root.join(format!("n{}", place.id));
     let state_dir = home.join("state");
     let config = InstanceConfig {
@@ -224,7 +235,13 @@ fn start_node(
     }))
     .expect("a thread");
     let promise = Settings::default().timing.promise();
-    let lease = agent::lease::start(address, &state_dir, promise, 1, Some(fencer.clone())).expect("a lease");
+    let lease = {
+        let fences = Fences {
+            fencer: Some(fencer.clone()),
+            ..Fences::default()
+        };
+        agent::lease::start(address, &state_dir, promise, 1, fences).expect("a lease")
+    };
     let node = Node::new(
         Clock::start(),
         1,
@@ -245,9 +262,9 @@ fn start_node(
     );
     tokio::spawn(follow_state(node.clone(), stop.clone()));
     tokio::spawn(reporter::run(node.clone(), stop.clone()));
-    tokio::spawn(node_loop::run(node.clone(), stop.clone()));
     tokio::spawn(coordinator.run(stop.clone()));
-    (node, instance)
+    let running = tokio::spawn(node_loop::run(node.clone(), stop.clone()));
+    (node, instance, running)
 }
 
 fn give_to_server(folder: &Path) {

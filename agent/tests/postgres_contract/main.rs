@@ -8,5 +8,6 @@ mod bench;
 mod configuration;
 mod data_directories;
 mod processes;
+mod pulses;
 mod rejoin;
 mod replication;

@@ -128,6 +128,7 @@ pub fn notes(member: &Member) -> Vec<String> {
     if !member.trouble.is_empty() {
         notes.push(member.trouble.clone());
     }
+    notes.extend(member.ailments.iter().cloned());
     if let Some(fence) = &member.fenced {
         notes.push(format!("FENCED by hand ({})", fence.reason));
     }

@@ -3,9 +3,9 @@
 use super::Frame;
 use super::list::{headline, notes};
 use crate::failure::Failure;
-use crate::output::{self, Format, text_or_dash};
+use crate::output::{self, Format, bytes, text_or_dash};
 use crate::wall_time::{span, utc};
-use proto::control::Cluster;
+use proto::control::{Cluster, Disk};
 
 /// Says how the cluster is, and what is out of the ordinary
 #[derive(Debug, clap::Args)]
@@ -37,6 +37,16 @@ pub async fn run(frame: &Frame, args: &Args) -> Result<(), Failure> {
         });
     }
     Ok(())
+}
+
+fn room(disk: &Disk) -> String {
+    let purpose = match (disk.data, disk.wal) {
+        (true, true) => "data and WAL",
+        (false, true) => "WAL",
+        (true | false, false) => "data",
+    };
+    let free = disk.free_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+    format!("{free} free of {} for {purpose}", bytes(disk.total_bytes))
 }
 
 fn lines(cluster: &Cluster) -> Vec<String> {
@@ -112,6 +122,11 @@ fn lines(cluster: &Cluster) -> Vec<String> {
         .collect();
     if !armed.is_empty() {
         fact("watchdog", format!("armed on {}", armed.join(", ")));
+    }
+    for member in &cluster.members {
+        for disk in &member.disks {
+            fact(&format!("disk of {}", member.name), room(disk));
+        }
     }
     for member in &cluster.members {
         let notes = notes(member);

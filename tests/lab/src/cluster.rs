@@ -125,7 +125,7 @@ impl ClusterBuilder {
                     listen: SocketAddr::new(ip, self.lab.port_for(8008)?),
                 },
                 postgres,
-                fencing: toml::Table::new(),
+                fencing: fencing(&self.lab),
                 bootstrap: BootstrapSection {
                     timing: self.timing.clone(),
                     sync_mode: self.sync_mode.clone(),
@@ -135,6 +135,15 @@ impl ClusterBuilder {
         }
         Ok(Cluster { lab: self.lab, nodes })
     }
+}
+
+/// `[fencing]` of the nodes of `lab`: where they share this machine's network, none may change its packet rules.
+fn fencing(lab: &Lab) -> toml::Table {
+    let mut section = toml::Table::new();
+    if !lab.has_network() {
+        section.insert("kernel_lease".to_owned(), "off".into());
+    }
+    section
 }
 
 /// A cluster. Dropping it cuts the power of its nodes.

@@ -244,7 +244,12 @@ impl Host {
         command.arg("--");
         if Uid::effective().is_root() && user.uid != Uid::current() {
             let (uid, gid) = (user.uid.to_string(), user.gid.to_string());
-            command.args(["setpriv", "--reuid", &uid, "--regid", &gid, "--init-groups", "--"]);
+            command.args(["setpriv", "--reuid", &uid, "--regid", &gid, "--init-groups"]);
+            if self.link.is_some() {
+                // Its network is its own, so it may make rules there, as an agent under systemd may.
+                command.args(["--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"]);
+            }
+            command.arg("--");
         }
         Ok(command)
     }

@@ -163,6 +163,15 @@ impl Node {
         Ok(at)
     }
 
+    /// The guard's process id; `None` if none runs.
+    pub fn guard_pid(&self) -> Option<i32> {
+        self.host
+            .processes()
+            .into_iter()
+            .find(|process| process.name == "pgctl-guard" && process.alive())
+            .map(|process| process.pid)
+    }
+
     /// The server's main process; `None` if it does not run.
     pub fn postmaster_pid(&self) -> Option<i32> {
         self.host.postmaster_pid(self.data_dir().ok()?)

@@ -20,7 +20,7 @@ pub struct NodeConfig {
     /// The server; absent on a witness.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postgres: Option<PostgresSection>,
-    /// `[fencing]`, as it stands in the file; empty by default.
+    /// `[fencing]`, as it stands in the file.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub fencing: toml::Table,
     /// Used once, when the cluster is created.

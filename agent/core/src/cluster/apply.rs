@@ -98,7 +98,7 @@ impl ClusterState {
                 self.name.clone_from(name);
                 self.members.clone_from(members);
                 self.next_node = members.keys().map(|node| node.0 + 1).max().unwrap_or(1);
-                self.settings = settings.clone();
+                self.settings.clone_from(settings);
                 self.secrets = secrets.clone();
                 Ok(Applied::Done)
             }

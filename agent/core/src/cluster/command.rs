@@ -15,7 +15,7 @@ pub enum Command {
         cluster_id: String,
         name: String,
         members: BTreeMap<NodeId, Member>,
-        settings: Settings,
+        settings: Box<Settings>,
         secrets: Secrets,
     },
     /// Gives a new member its number. It joins the Raft group afterwards.

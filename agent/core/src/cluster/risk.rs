@@ -172,6 +172,7 @@ mod tests {
                 postmaster_pid: None,
                 trouble: None,
                 pending_restart: Vec::new(),
+                vitals: Default::default(),
             }),
             voter: VoterReport::default(),
             holder: None,

@@ -40,6 +40,16 @@ pub struct Settings {
     pub failover_pause_ms: u64,
     /// How long a switchover may prepare, and how long it may take to stop the old primary, milliseconds.
     pub switchover_deadline_ms: u64,
+    /// How long a server may leave a session, a new one or a commit without an answer before it counts as hung,
+    /// milliseconds.
+    pub hang_after_ms: u64,
+    /// How long a write to the disk may take before the disk counts as stalled, milliseconds.
+    pub io_stall_after_ms: u64,
+    /// Below how many free bytes a volume counts as full, or a tenth of it where that is less; 0: never.
+    pub disk_reserve_bytes: u64,
+    /// What is kept allocated on each volume to be given up when it is full, bytes, or a hundredth of it where that is
+    /// less; 0: nothing.
+    pub disk_ballast_bytes: u64,
     /// Whether the others turn off the machine of a holder whose lease ran out.
     pub stonith: StonithMode,
     /// How long one attempt to turn a machine off may take, until the device says that it is off, milliseconds.
@@ -63,6 +73,10 @@ impl Default for Settings {
             slot_budget_bytes: 16 << 30,
             failover_pause_ms: 30_000,
             switchover_deadline_ms: 30_000,
+            hang_after_ms: 5_000,
+            io_stall_after_ms: 3_000,
+            disk_reserve_bytes: 64 << 20,
+            disk_ballast_bytes: 64 << 20,
             stonith: StonithMode::None,
             stonith_deadline_ms: 20_000,
             stonith_pause_ms: 2_000,
@@ -149,6 +163,34 @@ impl Settings {
             1_000,
             3_600_000,
             "1000 to 3600000",
+        )?;
+        within(
+            "hang_after_ms",
+            self.hang_after_ms,
+            1_000,
+            600_000,
+            "1000 to 600000",
+        )?;
+        within(
+            "io_stall_after_ms",
+            self.io_stall_after_ms,
+            1_000,
+            600_000,
+            "1000 to 600000",
+        )?;
+        within(
+            "disk_reserve_bytes",
+            self.disk_reserve_bytes,
+            0,
+            1 << 40,
+            "0 to 1 TiB",
+        )?;
+        within(
+            "disk_ballast_bytes",
+            self.disk_ballast_bytes,
+            0,
+            64 << 30,
+            "0 to 64 GiB",
         )?;
         within(
             "stonith_deadline_ms",

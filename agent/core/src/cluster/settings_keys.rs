@@ -154,6 +154,34 @@ pub const SETTING_KEYS: &[SettingKey] = &[
         "How long a switchover may prepare, and how long it may take to stop the old primary.",
         switchover_deadline_ms
     ),
+    number!(
+        "hang_after_ms",
+        "milliseconds, 1000 to 600000",
+        "How long a server may leave an open session, a new one, or a commit without an answer before it counts as hung: \
+         a primary is then ended, and another node takes over, or it starts again where none can.",
+        hang_after_ms
+    ),
+    number!(
+        "io_stall_after_ms",
+        "milliseconds, 1000 to 600000",
+        "How long a write of 4 KiB to the volume of the data or of the WAL may take before it counts as stalled: a primary \
+         then gives its lease up, if another node could take over.",
+        io_stall_after_ms
+    ),
+    number!(
+        "disk_reserve_bytes",
+        "bytes, 0 to 1 TiB; 0: off",
+        "Below how many free bytes a volume counts as full, or a tenth of it where that is less. A primary whose WAL volume \
+         is full is switched over to a node that has twice as much.",
+        disk_reserve_bytes
+    ),
+    number!(
+        "disk_ballast_bytes",
+        "bytes, 0 to 64 GiB; 0: none",
+        "What the agent keeps allocated on each volume, or a hundredth of it where that is less. It is given up when the \
+         volume is full, so that the server can start and clean up, and made again when there is room.",
+        disk_ballast_bytes
+    ),
     SettingKey {
         name: "stonith",
         allowed: "none, best_effort or required",

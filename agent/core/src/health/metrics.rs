@@ -4,6 +4,7 @@ use super::checks::Facts;
 use super::{HealthSnapshot, Instants};
 use crate::cluster::Cause;
 use crate::view::Server;
+use crate::vitals::{Disk, Pulse, Vitals};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -105,6 +106,9 @@ fn server(page: &mut Page, facts: &Facts<'_>) {
             count(waiting),
         );
     }
+    if let Some(probe) = &facts.snapshot.probe {
+        vitals(page, &probe.pg.vitals);
+    }
     match shown {
         Some(Server::Primary(view)) => {
             page.gauge(
@@ -182,6 +186,68 @@ fn server(page: &mut Page, facts: &Facts<'_>) {
         )
         | None => {}
     }
+}
+
+fn vitals(page: &mut Page, vitals: &Vitals) {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a silence of 2^53 ms is longer than any clock runs"
+    )]
+    let silence = |pulse: &Pulse| pulse.silent_ms as f64 / 1000.0;
+    let probes = [
+        ("kept", &vitals.kept),
+        ("fresh", &vitals.fresh),
+        ("commit", &vitals.commit),
+    ];
+    page.labelled(
+        "pgctl_probe_silent_seconds",
+        "How long a probe of the server has been without an answer; 0 if the last one came.",
+        probes.map(|(name, pulse)| (vec![("probe", name.to_owned())], silence(pulse))),
+    );
+    if let Some(connections) = vitals.connections {
+        page.gauge(
+            "pgctl_postgres_connections_used",
+            "Sessions of clients.",
+            f64::from(connections.used),
+        );
+        page.gauge(
+            "pgctl_postgres_connections_limit",
+            "Sessions that clients may have, without the reserved ones.",
+            f64::from(connections.limit),
+        );
+    }
+    page.gauge(
+        "pgctl_postgres_crashes",
+        "Starts of the server within the last two minutes that did not last.",
+        f64::from(vitals.crashes),
+    );
+    let volume = |disk: &Disk| {
+        vec![
+            ("volume", disk.purpose().replace(' ', "-")),
+            ("path", disk.path.clone()),
+        ]
+    };
+    let disks = || vitals.disks.iter();
+    page.labelled(
+        "pgctl_disk_write_silent_seconds",
+        "How long a write to the disk has been under way; 0 if the last one ended.",
+        disks().map(|disk| (volume(disk), silence(&disk.pulse))),
+    );
+    page.labelled(
+        "pgctl_disk_free_bytes",
+        "Room for the server on the volume.",
+        disks().filter_map(|disk| Some((volume(disk), count(disk.free_bytes?)))),
+    );
+    page.labelled(
+        "pgctl_disk_size_bytes",
+        "The size of the volume.",
+        disks().map(|disk| (volume(disk), count(disk.total_bytes))),
+    );
+    page.labelled(
+        "pgctl_disk_ballast_bytes",
+        "What is kept allocated to be given up when the volume is full.",
+        disks().map(|disk| (volume(disk), count(disk.ballast_bytes))),
+    );
 }
 
 fn cluster(page: &mut Page, facts: &Facts<'_>) {

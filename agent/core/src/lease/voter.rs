@@ -140,6 +140,7 @@ impl Voter {
         VoterReport {
             epoch: self.promise.map_or(Epoch(0), |promise| promise.epoch),
             bound_for: self.bound_for(next, now),
+            quarantine: now.until_all(self.quarantine),
             silent_for: self.promise.map(|promise| now.since_longest(promise.at)),
         }
     }

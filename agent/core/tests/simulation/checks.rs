@@ -117,7 +117,10 @@ impl World {
 
     pub fn check_promotion(&mut self, node: usize, epoch: Epoch, place: Place) {
         let young = self.now < self.nodes[node].agent_since + 1_000 * MS;
-        if self.nodes[node].agent.is_none() || self.nodes[node].frozen || young {
+        let it = &self.nodes[node];
+        let resumed = it.resumed.is_some_and(|at| self.now < at + 1_000 * MS);
+        let watched = it.guard.is_some() && !it.suspended && !resumed;
+        if !watched && (self.nodes[node].agent.is_none() || self.nodes[node].frozen || young) {
             self.nodes[node].unguarded = true;
         }
         let unguarded = self.nodes[node].unguarded;
@@ -234,8 +237,14 @@ impl World {
         for node in 0..self.nodes.len() {
             let reading = self.reading(node);
             let it = &self.nodes[node];
+            // The lease of the agent's former life, which its guard still knows.
+            let inherited = it
+                .guard
+                .and_then(|guard| guard.armed())
+                .is_some_and(|(_, until)| !reading.any_reached(until));
             let lapsed = it.server.run == Run::Primary
                 && !it.unguarded
+                && !inherited
                 && it.agent.as_ref().is_some_and(|agent| {
                     let old = agent
                         .old_deadline

@@ -20,6 +20,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 const TICK: u64 = 150 * MS;
+const REPORT_FRESH: Duration = Duration::from_secs(3);
 
 impl World {
     pub fn start_agent(&mut self, node: usize) {
@@ -87,10 +88,13 @@ impl World {
         let it = &mut self.nodes[node];
         let Some(agent) = it.agent.take() else { return };
         it.applied_floor = agent.applied;
+        // A guard that was stopped with its machine acts only now.
+        it.unguarded = it.server.writable() && (it.guard.is_none() || it.suspended);
+        it.resumed = it.suspended.then_some(self.now).or(it.resumed);
         it.frozen = false;
         it.suspended = false;
         let kept = std::mem::take(&mut it.kept);
-        it.unguarded = it.server.writable();
+        self.guard_looks(node);
         for event in kept {
             self.after(0, event);
         }
@@ -163,6 +167,7 @@ impl World {
             },
             valid: without_lease || agent.holder.as_ref().is_some_and(|holder| holder.valid(reading)),
             fenced: agent.fenced,
+            unguarded: None,
         };
         let holder = state.holder.filter(|holder| *holder != id(node));
         let view = NodeView {
@@ -174,8 +179,15 @@ impl World {
             pg,
             conf: agent.conf.take(),
             holder: holder
-                .and_then(|holder| agent.reports.fresh(holder, now, Duration::from_secs(3)))
+                .and_then(|holder| agent.reports.fresh(holder, now, REPORT_FRESH))
                 .cloned(),
+            peers: agent
+                .reports
+                .reports
+                .values()
+                .filter(|(at, report)| report.node != id(node) && now.since(*at) <= REPORT_FRESH)
+                .map(|(_, report)| report.clone())
+                .collect(),
             memory: std::mem::take(&mut agent.memory),
             watchdog: None,
         };

@@ -130,6 +130,15 @@ pub enum Event {
         lsn: u64,
         sent: Time,
     },
+    /// A guard looks at its clock.
+    Guard {
+        node: usize,
+    },
+    /// A guard has ended the server.
+    Guarded {
+        node: usize,
+        epoch: Epoch,
+    },
     Raft(RaftEvent),
     Client,
     Trouble(Trouble),

@@ -64,6 +64,7 @@ impl World {
         match loss {
             Loss::Node => {
                 self.kill_server(primary);
+                self.guard_starts_anew(primary);
                 self.stop_agent(primary);
             }
             Loss::Server => {
@@ -73,7 +74,7 @@ impl World {
             Loss::Agent => self.stop_agent(primary),
             Loss::AgentFrozen => {
                 self.nodes[primary].frozen = true;
-                self.nodes[primary].unguarded = true;
+                self.nodes[primary].unguarded = self.nodes[primary].guard.is_none();
             }
             _ => {}
         }
@@ -115,8 +116,10 @@ impl World {
             && state
                 .holder
                 .is_some_and(|holder| self.nodes[index(holder)].server.run == Run::Primary);
+        // A degrade that was on its way when the primary was lost has been recorded after it: nobody may take over then.
+        let degraded = state.sync.iter().any(|rule| rule.epoch == epoch && rule.k == 0);
         // An operator's last word may have arrived only now.
-        if !serves && state.pause.is_none() {
+        if !serves && !degraded && state.pause.is_none() {
             let why = self.why_not_whole();
             self.violation(&format!("nobody took over in time: {why}"));
         }

@@ -146,11 +146,13 @@ impl World {
             }
             Fault::NodeCrash => {
                 self.kill_server(node);
+                self.guard_starts_anew(node);
                 self.crash_agent(node, soon);
             }
             Fault::CrashAll => {
                 for node in 0..self.nodes.len() {
                     self.kill_server(node);
+                    self.guard_starts_anew(node);
                     let delay = self.rng.between(30, 3_000) * MS;
                     self.crash_agent(node, delay);
                 }
@@ -172,7 +174,15 @@ impl World {
             Fault::LeaderChange => self.elect(),
             Fault::SlowDisk => self.nodes[node].slow_until = self.now + soon,
             Fault::ApplyLag => self.nodes[node].lag_until = self.now + soon,
-            Fault::ServerHang => self.nodes[node].server.hung_until = self.now + soon,
+            Fault::ServerHang => {
+                // The shorter ones are forgiven, the longer ones outlast every patience.
+                let soon = if soon > 400 * MS { 4 * soon } else { soon };
+                let server = &mut self.nodes[node].server;
+                if server.hung_until < self.now {
+                    server.hung_since = self.now;
+                }
+                server.hung_until = self.now + soon;
+            }
             Fault::RestartOthers => {
                 let holder = self.raft.newest().holder.map(index);
                 for other in (0..self.nodes.len()).filter(|other| Some(*other) != holder) {
@@ -296,7 +306,8 @@ impl World {
         }
         it.frozen = true;
         it.suspended = server_too;
-        it.unguarded = it.server.writable();
+        // A guard is stopped with its machine, but not with its agent.
+        it.unguarded = it.server.writable() && (it.guard.is_none() || server_too);
         self.after(until, Event::Trouble(Trouble::Thaw { node }));
     }
 
@@ -306,6 +317,7 @@ impl World {
         if !it.frozen {
             return;
         }
+        it.resumed = it.suspended.then_some(self.now).or(it.resumed);
         it.frozen = false;
         it.suspended = false;
         it.agent_since = self.now;
@@ -317,6 +329,7 @@ impl World {
             it.unguarded = false;
         }
         let kept = std::mem::take(&mut it.kept);
+        self.guard_looks(node);
         self.note(|| format!("n{} goes on", node + 1));
         for event in kept {
             self.after(1, event);

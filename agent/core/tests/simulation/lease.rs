@@ -150,6 +150,7 @@ impl World {
             return;
         }
         agent.old_deadline = None;
+        self.arm_guard(node);
         if state.voters.unsettled() {
             // This majority was one of the newest sets, too.
             let version = state.voters.version;
@@ -254,6 +255,9 @@ impl World {
         }
         agent.old_deadline = None;
         agent.receipt = Some(receipt);
+        if let Some(guard) = &mut self.nodes[node].guard {
+            guard.ended(epoch);
+        }
         self.broadcast(node, &Msg::Receipt(receipt));
         if !self.healed && self.rng.chance(self.plan.at_grants / 3) {
             let delay = self.rng.mostly_short(0, 60 * MS);

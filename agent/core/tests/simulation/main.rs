@@ -14,6 +14,7 @@ mod driver;
 mod event;
 mod exam;
 mod faults;
+mod guard;
 mod jobs;
 mod lease;
 mod mutants;

@@ -36,6 +36,7 @@ pub enum Mutant {
     HolderNeverGivesUp,
     NoPledgeRepair,
     RuleReplacedAtBegin,
+    GuardSleeps,
 }
 
 impl Mutant {
@@ -49,7 +50,7 @@ impl Mutant {
     ];
 
     /// Those that must be caught.
-    pub const ALL: [Mutant; 28] = [
+    pub const ALL: [Mutant; 29] = [
         Mutant::PromiseAsShortAsLease,
         Mutant::PromiseTakenBack,
         Mutant::DeadlineFromTheAnswer,
@@ -78,6 +79,7 @@ impl Mutant {
         Mutant::HolderNeverGivesUp,
         Mutant::NoPledgeRepair,
         Mutant::RuleReplacedAtBegin,
+        Mutant::GuardSleeps,
     ];
 
     /// What the mutants of the gate show it instead of the recorded rules.

@@ -8,7 +8,7 @@ use agent_core::cluster::{Command, MemberKind, SyncRule};
 use agent_core::decide::cluster::CoordinatorMemory;
 use agent_core::decide::node::{Conf, NodeMemory};
 use agent_core::ids::{Epoch, NodeId, RequestId};
-use agent_core::lease::{Holder, Voter};
+use agent_core::lease::{Holder, Voter, Watch};
 use agent_core::reason::Reason;
 use agent_core::time::ClockReading;
 use agent_core::view::{ClusterView, FenceReceipt};
@@ -67,6 +67,8 @@ pub struct Node {
     pub frozen: bool,
     /// Neither does the server.
     pub suspended: bool,
+    /// When it last went on after that: its clocks had run, and it needs a moment to see so.
+    pub resumed: Option<Time>,
     pub kept: Vec<Event>,
     /// The server runs without an agent that watches its lease.
     pub unguarded: bool,
@@ -74,5 +76,7 @@ pub struct Node {
     pub agent_since: Time,
     pub slow_until: Time,
     pub lag_until: Time,
+    /// The process that ends the server at the lease's end; `None` where the run has no guards.
+    pub guard: Option<Watch>,
     pub server: Server,
 }

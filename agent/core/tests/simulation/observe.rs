@@ -1,11 +1,13 @@
 //! What a look at a server shows.
 
+use crate::clock::MS;
 use crate::mutants::Mutant;
 use crate::postgres::{Run, SYSTEM, Sender};
 use crate::raft::id;
 use crate::world::World;
 use agent_core::pg::{ControlFile, Lsn, TimelineId};
 use agent_core::view::{PgObservation, PrimaryView, Receiver, Server, StandbyConnection, StandbyView};
+use agent_core::vitals::{Pulse, Vitals};
 
 impl World {
     /// What a look at the server shows.
@@ -62,6 +64,25 @@ impl World {
             postmaster_pid: None,
             trouble: None,
             pending_restart: Vec::new(),
+            vitals: self.vitals(node),
+        }
+    }
+
+    /// A hung server answers no probe; disks and connections do not fail here.
+    fn vitals(&self, node: usize) -> Vitals {
+        let server = &self.nodes[node].server;
+        let hangs = server.hung_until > self.now && !matches!(server.run, Run::Down | Run::Starting);
+        if !hangs {
+            return Vitals::default();
+        }
+        let pulse = Pulse {
+            silent_ms: (self.now - server.hung_since) / MS,
+            why: "no answer".to_owned(),
+        };
+        Vitals {
+            kept: pulse.clone(),
+            fresh: pulse,
+            ..Vitals::default()
         }
     }
 

@@ -136,6 +136,8 @@ pub struct Plan {
     pub horizon: Time,
     /// The mean pause between two.
     pub pause: Time,
+    /// Each node has a guard, which works although its agent does not.
+    pub guards: bool,
     /// Machines on which nothing takes long.
     pub quick: bool,
     /// How often a change of epoch draws a fault upon itself, per thousand.
@@ -172,6 +174,8 @@ impl Plan {
             switchover_deadline_ms: rng.between(1_000, 4_000),
             ..Settings::default()
         };
+        // Without a draw of its own: what a seed stands for stays the same.
+        settings.hang_after_ms = settings.switchover_deadline_ms.min(2_000);
         if mutant == Some(Mutant::PromiseAsShortAsLease) {
             settings.timing.promise_ms = settings.timing.lease_ms;
         }
@@ -197,6 +201,7 @@ impl Plan {
             horizon: rng.between(6_000, 14_000) * MS,
             pause: *rng.pick(&[150, 400, 1_000, 2_000]) * MS,
             at_grants: *rng.pick(&[0, 300, 900]),
+            guards: rng.chance(600),
             quick: rng.chance(300),
             raw_ppm: (0..nodes).map(|_| *rng.pick(&[-1_000, 0, 1_000])).collect(),
             commit_every: *rng.pick(&[10, 25, 60]) * MS,

@@ -113,6 +113,7 @@ pub struct Server {
     pub waiting: VecDeque<Commit>,
     /// The epoch under which it was promoted.
     pub epoch: Epoch,
+    pub hung_since: Time,
     pub hung_until: Time,
     /// Only its postmaster is gone: the sessions go on until then.
     pub headless_until: Option<Time>,
@@ -160,6 +161,7 @@ impl Server {
             released: 0,
             waiting: VecDeque::new(),
             epoch: Epoch(0),
+            hung_since: 0,
             hung_until: 0,
             headless_until: None,
         }
@@ -248,6 +250,7 @@ impl World {
         server.receiver = None;
         server.waiting.clear();
         server.headless_until = None;
+        server.hung_until = 0;
         self.nodes[node].unguarded = false;
         self.note(|| format!("n{} server dead", node + 1));
     }

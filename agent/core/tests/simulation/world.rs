@@ -15,6 +15,7 @@ use crate::rng::Rng;
 use crate::wal::Wal;
 use agent_core::cluster::{ClusterState, Command, Member, MemberKind, Secrets};
 use agent_core::ids::NodeId;
+use agent_core::lease::Watch;
 use agent_core::time::ClockReading;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -79,11 +80,13 @@ impl World {
                 applied_floor: 0,
                 frozen: false,
                 suspended: false,
+                resumed: None,
                 kept: Vec::new(),
                 unguarded: false,
                 agent_since: 0,
                 slow_until: 0,
                 lag_until: 0,
+                guard: plan.guards.then(Watch::default),
                 server: Server::new(),
             })
             .collect();
@@ -178,7 +181,7 @@ impl World {
             cluster_id: "simulated".to_owned(),
             name: "simulated".to_owned(),
             members,
-            settings: self.plan.settings.clone(),
+            settings: Box::new(self.plan.settings.clone()),
             secrets: Secrets::default(),
         }
     }
@@ -276,6 +279,8 @@ impl World {
                 self.mix(self.raft.states.len() as u64);
                 self.on_raft(event);
             }
+            Event::Guard { node } => self.guard_looks(node),
+            Event::Guarded { node, epoch } => self.guard_has_ended(node, epoch),
             Event::Client => self.on_client(),
             Event::Trouble(trouble) => self.on_trouble(trouble),
             Event::Converged => self.look_whether_whole(),

@@ -259,6 +259,26 @@ fn switchover_stops_the_old_primary_once_it_has_made_its_checkpoint() {
 }
 
 #[test]
+fn switchover_does_not_stop_the_old_primary_while_its_target_would_release_nothing() {
+    let state = switching(SyncMode::Quorum);
+    let mut reports = all_well();
+    reports[0].prepared_for = Some(request("r"));
+    reports[2].voter.quarantine = Duration::from_millis(1);
+    assert!(
+        assert_rule(
+            &coordinator_view(N2, &state, reports.clone()),
+            "switchover-preparing"
+        )
+        .is_empty()
+    );
+    reports[2].voter.quarantine = Duration::ZERO;
+    reports[1].voter.quarantine = Duration::from_millis(1);
+    assert_rule(&coordinator_view(N2, &state, reports.clone()), "switchover-stop");
+    reports[0].voter.quarantine = Duration::from_millis(1);
+    assert!(assert_rule(&coordinator_view(N2, &state, reports), "switchover-preparing").is_empty());
+}
+
+#[test]
 fn switchover_aborts_when_the_target_lags() {
     let state = switching(SyncMode::Quorum);
     let mut reports = all_well();

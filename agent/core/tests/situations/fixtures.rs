@@ -62,10 +62,10 @@ pub fn founded(mode: SyncMode) -> ClusterState {
             .into_iter()
             .map(|(id, name)| (id, member(name, MemberKind::Data)))
             .collect(),
-        settings: Settings {
+        settings: Box::new(Settings {
             sync_mode: mode,
             ..Settings::default()
-        },
+        }),
         secrets: Secrets::default(),
     };
     state.apply(&command).expect("a cluster is founded once");
@@ -138,6 +138,7 @@ pub fn observed(server: Server, control: ControlState, timeline: u32) -> PgObser
         postmaster_pid: None,
         trouble: None,
         pending_restart: Vec::new(),
+        vitals: Default::default(),
     }
 }
 
@@ -211,10 +212,12 @@ pub fn node_view(me: NodeId, state: &ClusterState, pg: PgObservation) -> NodeVie
             },
             valid: state.holder == Some(me),
             fenced: Epoch(0),
+            unguarded: None,
         },
         pg,
         conf: None,
         holder: None,
+        peers: Vec::new(),
         memory: NodeMemory::default(),
         watchdog: None,
     }
@@ -228,6 +231,7 @@ pub fn report(node: NodeId, pg: PgObservation) -> NodeReport {
         voter: VoterReport {
             epoch: Epoch(1),
             bound_for: Duration::from_secs(1),
+            quarantine: Duration::ZERO,
             silent_for: None,
         },
         holder: None,

@@ -1,6 +1,7 @@
 //! Tables of situations: what a node's server does next, what the cluster commits next, what the gate says, and what a
 //! command does to the replicated state.
 
+mod ailing;
 mod apply;
 mod coordinator;
 mod fixtures;

@@ -199,6 +199,7 @@ pub(super) fn report(node: NodeId, server: Server) -> NodeReport {
             postmaster_pid: None,
             trouble: None,
             pending_restart: Vec::new(),
+            vitals: Default::default(),
         }),
         voter: VoterReport::default(),
         holder: None,

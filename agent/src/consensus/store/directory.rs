@@ -1,6 +1,7 @@
 //! The few things that the store does with files, behind a trait so that tests can make each of them fail.
 
 use super::OpenError;
+use crate::durable;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -116,7 +117,7 @@ impl Directory for StateDir {
     }
 
     fn replace(&mut self, name: &str, contents: &[u8]) -> io::Result<()> {
-        replace(&self.path, name, contents)
+        durable::replace(&self.path.join(name), contents)
     }
 
     fn open_to_append(&mut self, name: &str) -> io::Result<Box<dyn AppendFile>> {
@@ -139,25 +140,6 @@ pub fn read(directory: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// Replaces a file as a whole: when it returns, the new contents survive a crash; until then, the old ones do.
-///
-/// # Errors
-/// Something failed; the old or the new contents are there.
-pub fn replace(directory: &Path, name: &str, contents: &[u8]) -> io::Result<()> {
-    let unfinished = directory.join(format!("{name}.new"));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&unfinished)?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&unfinished, directory.join(name))?;
-    File::open(directory)?.sync_all()
 }
 
 struct RealFile(File);

@@ -23,8 +23,8 @@ mod snapshot_file;
 mod worker;
 
 pub use content::LogContent;
+pub(super) use directory::read as read_file;
 pub use directory::{AppendFile, Directory, StateDir};
-pub(super) use directory::{read as read_file, replace as replace_file};
 pub use log_store::LogStore;
 pub use worker::{DiskHealth, DiskJobs, DiskWorker};
 

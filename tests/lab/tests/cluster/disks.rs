@@ -1,6 +1,6 @@
 //! Disks that are full, and WAL that may not be kept for ever.
 
-use crate::orders::{events, member};
+use crate::orders::{events, member, wait_explained};
 use crate::scene::{RECOVERY, Scene};
 use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Lab, Mono, Node, OsUser, wait_until};
@@ -154,4 +154,142 @@ async fn the_slot_of_a_standby_that_is_gone_keeps_no_more_than_its_budget() -> R
     ensure!(aside.len() == 1 && aside[0].starts_with(&gone), "{aside:?}");
     scene.end().await?;
     Ok(())
+}
+
+/// How much room there is at `folder` of a node, bytes.
+fn free(node: &Node, folder: &str) -> Result<u64> {
+    let told = in_host(node, "stat", &["-f", "-c", "%a %S", folder])?;
+    let numbers: Vec<u64> = told
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    Ok(numbers.iter().product())
+}
+
+/// Waits until a node other than `first` is primary.
+async fn moved_from(cluster: &Cluster, first: &str) -> Result<String> {
+    wait_until("another node is primary", RECOVERY, || async {
+        let primary = cluster.primary().await?;
+        ensure!(primary != first, "{first} still is");
+        Ok(primary)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_whose_wal_volume_is_full_moves_to_a_node_with_room_and_gives_its_ballast_up() -> Result<()>
+{
+    const LEFT: u64 = 30 << 20;
+    let lab = Lab::new()?;
+    let mut cluster = Cluster::builder(&lab, "walfull").timing("lan-fast").build()?;
+    let disk = cluster.node("n1").data_dir()?.with_file_name("disk");
+    if let Some(postgres) = &mut cluster.node_mut("n1").config.postgres {
+        postgres.data_dir = disk.join("data");
+    }
+    if !small_disk(cluster.node_mut("n1"), &disk, "800m").await? {
+        return Ok(());
+    }
+    let scene = Scene::of(cluster).await?;
+    ensure!(scene.first == "n1", "the first node creates the database");
+    let folder = disk.to_str().context("a path of ours")?;
+    let ballast = disk.join("data.pgctl-ballast");
+    let ballast = ballast.to_str().context("a path of ours")?;
+    in_host(scene.cluster.node("n1"), "test", &["-s", ballast]).context("a ballast is made")?;
+    // Less than is kept in reserve, more than a server dies of.
+    let filler = format!("{folder}/filler");
+    let size = free(scene.cluster.node("n1"), folder)? - LEFT;
+    in_host(
+        scene.cluster.node("n1"),
+        "fallocate",
+        &["-l", &size.to_string(), &filler],
+    )?;
+    moved_from(&scene.cluster, "n1").await?;
+    wait_explained(&scene.cluster, "n1", &["disk-has-room", "make room"], RECOVERY).await?;
+    let history = scene.cluster.pgctl_ok(&["history"]).await?;
+    ensure!(
+        history.contains("switchover"),
+        "it was handed over in good order: {history}"
+    );
+    // Nothing at all: what was kept for this is given up.
+    let rest = format!("{folder}/rest");
+    let _ = in_host(
+        scene.cluster.node("n1"),
+        "dd",
+        &["if=/dev/zero", &format!("of={rest}"), "bs=64k"],
+    );
+    wait_until("the ballast is given up", RECOVERY, || async {
+        ensure!(
+            in_host(scene.cluster.node("n1"), "test", &["-e", ballast]).is_err(),
+            "it is still there"
+        );
+        Ok(())
+    })
+    .await?;
+    in_host(scene.cluster.node("n1"), "rm", &[&filler, &rest])?;
+    wait_until("the ballast is made again", RECOVERY, || async {
+        in_host(scene.cluster.node("n1"), "test", &["-s", ballast]).map(drop)
+    })
+    .await?;
+    scene.cluster.wait_all_in_sync(RECOVERY).await?;
+    let shown = member(&scene.cluster, "n1").await?.context("n1 is a member")?;
+    ensure!(shown["disks"][0]["ballast_bytes"] != "0", "{shown}");
+    scene.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_whose_disk_stands_still_loses_its_lease_and_comes_back_when_it_goes_on() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut cluster = Cluster::builder(&lab, "frozen").timing("lan-fast").build()?;
+    let disk = cluster.node("n1").data_dir()?.with_file_name("disk");
+    if let Some(postgres) = &mut cluster.node_mut("n1").config.postgres {
+        postgres.data_dir = disk.join("data");
+    }
+    if !own_file_system(cluster.node_mut("n1"), &disk, "600M").await? {
+        return Ok(());
+    }
+    let scene = Scene::of(cluster).await?;
+    ensure!(scene.first == "n1", "the first node creates the database");
+    let folder = disk.to_str().context("a path of ours")?;
+    in_host(scene.cluster.node("n1"), "fsfreeze", &["-f", folder])?;
+    let frozen = Mono::now();
+    let outcome = async {
+        let second = moved_from(&scene.cluster, "n1").await?;
+        scene.writer.wait_for_ack_after(frozen, RECOVERY).await?;
+        wait_explained(&scene.cluster, "n1", &["disk-takes-writes"], RECOVERY).await?;
+        anyhow::Ok(second)
+    }
+    .await;
+    // First of all: what waits for a frozen file system cannot be ended.
+    in_host(scene.cluster.node("n1"), "fsfreeze", &["-u", folder])?;
+    ensure!(
+        outcome? != "n1",
+        "the node with the frozen disk cannot be the primary"
+    );
+    scene.end().await?;
+    Ok(())
+}
+
+/// An ext4 of its own at `folder` of a node that is off, which can be frozen. False, with a word about it, where none
+/// can be had.
+async fn own_file_system(node: &mut Node, folder: &Path, size: &str) -> Result<bool> {
+    node.power_on().await?;
+    std::fs::create_dir_all(folder)?;
+    let image = folder.with_extension("img");
+    let (image, path) = (
+        image.to_str().context("a path of ours")?,
+        folder.to_str().context("a path of ours")?,
+    );
+    let owner = OsUser::for_servers()?;
+    let made = in_host(node, "truncate", &["-s", size, image])
+        .and_then(|_| in_host(node, "mkfs.ext4", &["-q", "-F", image]))
+        .and_then(|_| in_host(node, "mount", &["-o", "loop", image, path]))
+        .and_then(|_| in_host(node, "chown", &[&format!("{}:{}", owner.uid, owner.gid), path]))
+        // Where it cannot be frozen there is nothing to test.
+        .and_then(|_| in_host(node, "fsfreeze", &["-f", path]))
+        .and_then(|_| in_host(node, "fsfreeze", &["-u", path]));
+    if let Err(why) = &made {
+        eprintln!("skipped: no file system that freezes can be made here: {why:#}");
+    }
+    Ok(made.is_ok())
 }

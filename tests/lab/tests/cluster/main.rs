@@ -7,6 +7,8 @@ mod bad_luck;
 mod disks;
 mod failover;
 mod fence_devices;
+mod guard;
+mod hangs;
 mod membership;
 mod orders;
 mod partition;

@@ -4,7 +4,7 @@ use crate::scene::{RECOVERY, Scene};
 use anyhow::{Context, Result, ensure};
 use lab::{DEADLINE, Lab, Target, Writer, WriterOptions, verify, wait_until};
 
-fn lab_with_network() -> Option<Lab> {
+pub fn lab_with_network() -> Option<Lab> {
     match Lab::with_hosts() {
         Ok(lab) => Some(lab),
         Err(error) => {

@@ -34,9 +34,14 @@ fn copies_and_rewinds(scene: &Scene) -> Result<Vec<(usize, usize)>> {
     scene.cluster.nodes().iter().map(count).collect()
 }
 
-/// Lets the primary write what no standby has, while another one is promoted. It is left without its agent.
+/// Lets the primary write what no standby has, while another one is promoted. It is left without its agent and its
+/// guard: either would end it.
 async fn diverge(scene: &Scene) -> Result<()> {
     let first = scene.cluster.node(&scene.first);
+    let guard = first.guard_pid().context("a primary has a guard")?;
+    // An agent that runs would start another guard.
+    first.signal_agent(Signal::SIGSTOP)?;
+    lab::processes::signal(guard, Signal::SIGKILL)?;
     first.signal_agent(Signal::SIGKILL)?;
     wait_until("another node is primary", RECOVERY, || async {
         for name in &scene.others {

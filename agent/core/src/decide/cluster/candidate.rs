@@ -16,7 +16,12 @@ pub(super) fn rule_for(
     let settings = &view.state.settings;
     let followers: BTreeSet<NodeId> = released
         .iter()
-        .filter(|(node, release)| **node != to && release.counted().is_some())
+        .filter(|(node, _)| **node != to)
+        // Whoever shall not be promoted can still be waited for; a holder that has just failed cannot.
+        .filter(|(node, release)| match view.state.holder == Some(**node) {
+            true => release.counted().is_some(),
+            false => release.position.is_some(),
+        })
         .map(|(node, _)| *node)
         .filter(|node| !view.state.maintenance.contains(node) && !view.state.fenced.contains_key(node))
         .collect();
@@ -55,10 +60,21 @@ pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -
     }
     // Nobody but an asynchronous holder may have its last commits.
     let leave_holder = view.state.settings.sync_mode != SyncMode::Async || view.state.promotion.is_none();
-    let failed = |node: NodeId| leave_holder && view.state.holder == Some(node);
+    // A primary that has only run out of disk is as good a choice as others that have none.
+    let stays = view.state.holder.is_some_and(|holder| is_full(view, holder))
+        && !round
+            .released
+            .keys()
+            .any(|node| view.state.holder != Some(*node) && fit(view, *node));
+    let failed = |node: NodeId| leave_holder && !stays && view.state.holder == Some(node);
     let unwilling = |node: NodeId| !willing(view, node);
-    let choices: [&dyn Fn(NodeId) -> bool; 3] =
-        [&|node| failed(node) || unwilling(node), &failed, &unwilling];
+    let unfit = |node: NodeId| !fit(view, node);
+    let choices: [&dyn Fn(NodeId) -> bool; 4] = [
+        &|node| failed(node) || unwilling(node) || unfit(node),
+        &|node| failed(node) || unwilling(node),
+        &failed,
+        &unwilling,
+    ];
     for left_out in choices {
         let mut released = round.released.clone();
         for (node, release) in &mut released {
@@ -97,6 +113,20 @@ fn willing(view: &CoordinatorView<'_>, node: NodeId) -> bool {
 pub(super) fn lacks_watchdog(view: &CoordinatorView<'_>, node: NodeId) -> Option<String> {
     let watchdog = view.fresh(node)?.watchdog.as_ref()?;
     (watchdog.required && watchdog.state == WatchdogState::Absent).then(|| watchdog.detail.clone())
+}
+
+/// Whether a primary could do its work there: no probe of its server and disks speaks against it.
+fn fit(view: &CoordinatorView<'_>, node: NodeId) -> bool {
+    let reserve = view.state.settings.disk_reserve_bytes;
+    let pg = view.fresh(node).and_then(|report| report.pg.as_ref());
+    pg.is_none_or(|pg| pg.vitals.fit_to_serve(reserve))
+}
+
+fn is_full(view: &CoordinatorView<'_>, node: NodeId) -> bool {
+    let reserve = view.state.settings.disk_reserve_bytes;
+    let pg = view.fresh(node).and_then(|report| report.pg.as_ref());
+    pg.and_then(|pg| pg.vitals.wal_disk())
+        .is_some_and(|disk| disk.is_full(reserve))
 }
 
 /// The grant to the best of the nodes whose positions are in `released`.
@@ -152,7 +182,7 @@ fn grant_among(
 }
 
 /// The pledged node with the furthest position; of equals the preferred one, then one that may be promoted by itself,
-/// then one that is not the holder that has just failed, then the one with the least left to replay, then the lowest number.
+/// then one whose probes are well, then one that is not the holder that has just failed, then the one with the least left to replay, then the lowest number.
 fn furthest(
     view: &CoordinatorView<'_>,
     released: &BTreeMap<NodeId, Release>,
@@ -175,6 +205,7 @@ fn furthest(
                 position(node),
                 preferred == Some(*node),
                 willing(view, *node),
+                fit(view, *node),
                 view.state.holder != Some(*node),
                 std::cmp::Reverse(backlog.unwrap_or(u64::MAX)),
                 std::cmp::Reverse(*node),

@@ -7,6 +7,7 @@ use crate::decide::Decision;
 use crate::ids::NodeId;
 use crate::reason::Reason;
 use crate::view::Server;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The target may be this much behind when the old primary is told to stop, bytes.
@@ -145,5 +146,41 @@ fn ready(view: &CoordinatorView<'_>, holder: NodeId, to: NodeId) -> Vec<Reason> 
             format!("start the agent of {target}"),
         )
     };
-    vec![alive, streams, member]
+    vec![alive, streams, member, free_to_release(view, to)]
+}
+
+/// The old primary stops only once those who must release it could do so at once: an agent that has just restarted
+/// releases nothing for a while, and nobody would be primary for as long.
+fn free_to_release(view: &CoordinatorView<'_>, to: NodeId) -> Reason {
+    const ID: &str = "voters-may-release";
+    let free = |node: &NodeId| {
+        view.fresh(*node)
+            .is_some_and(|report| report.voter.quarantine.is_zero())
+    };
+    let voters: BTreeSet<NodeId> = view.state.voters.all().into_iter().filter(free).collect();
+    if free(&to) && view.state.voters.majority(&voters) {
+        return Reason::open(
+            ID,
+            "a majority of the voters, and the target, can release the lease at once",
+        );
+    }
+    let restarted: Vec<String> = view
+        .state
+        .voters
+        .all()
+        .into_iter()
+        .chain([to])
+        .collect::<BTreeSet<NodeId>>()
+        .into_iter()
+        .filter(|node| !free(node))
+        .map(|node| view.name(node))
+        .collect();
+    Reason::shut(
+        ID,
+        format!(
+            "{} has just restarted, or does not report: it would release nothing yet",
+            restarted.join(", ")
+        ),
+        "nothing: it is over within the length of a promise, see `pgctl config check`",
+    )
 }

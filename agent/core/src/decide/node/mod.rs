@@ -4,11 +4,15 @@
 //! ([`primary`]). A server that is found writable without one is ended. Everything else follows the holder
 //! ([`standby`]), or waits.
 
+mod ailing;
 mod creation;
 mod fenced;
 mod primary;
 mod standby;
+mod successor;
 mod sync;
+
+pub use ailing::{AILMENTS, SERVER_HANGS, give_way};
 
 use super::Decision;
 use crate::cluster::{ClusterState, Command, SyncRule};
@@ -36,13 +40,15 @@ pub struct NodeView<'a> {
     pub conf: Option<Conf>,
     /// The newest report of the holder, if it is fresh.
     pub holder: Option<NodeReport>,
+    /// The newest reports of the other nodes, those that are fresh.
+    pub peers: Vec<NodeReport>,
     pub memory: NodeMemory,
     /// The watchdog, where one is configured.
     pub watchdog: Option<WatchdogReport>,
 }
 
 /// What the lease thread says.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseView {
     /// The epoch for which this node renews, or last renewed.
     pub epoch: Epoch,
@@ -50,6 +56,8 @@ pub struct LeaseView {
     pub valid: bool,
     /// The newest epoch whose server this agent has ended: it never holds that epoch again.
     pub fenced: Epoch,
+    /// Why this node has no guard, and so no lease; `None` while it has one, or needs none.
+    pub unguarded: Option<String>,
 }
 
 /// What the driver remembers between two looks. Losing it costs time, never safety.
@@ -151,6 +159,12 @@ const RETRY_JOB: Duration = Duration::from_secs(2);
 /// Decides. See the module's text for the order.
 #[must_use]
 pub fn decide(view: &NodeView<'_>) -> Decision<NodeAction> {
+    let mut decision = give_way(view).unwrap_or_else(|| decide_for_a_well_server(view));
+    decision.reasons.extend(ailing::reasons(view));
+    decision
+}
+
+fn decide_for_a_well_server(view: &NodeView<'_>) -> Decision<NodeAction> {
     match &view.pg.server {
         Server::Unusable { why } => {
             return Decision::wait(
@@ -241,11 +255,14 @@ impl NodeView<'_> {
         })
     }
 
-    /// Whether a failed job may be tried again; if not, when.
+    /// Whether a failed job, or a server that dies again and again, may be tried again; if not, when.
     fn may_retry(&self) -> Result<(), MonoTime> {
         match self.memory.job_failed_at {
             Some(at) if self.now < at.plus(RETRY_JOB) => Err(at.plus(RETRY_JOB)),
-            _ => Ok(()),
+            _ => match ailing::pause_between_starts(&self.pg.vitals) {
+                Some(left) => Err(self.now.plus(left)),
+                None => Ok(()),
+            },
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The holder's own server: promoted under a valid lease, kept, and ended without one.
 
-use super::{Conf, Decision, Grant, NodeAction, NodeView, sync};
+use super::{Conf, Decision, Grant, NodeAction, NodeView, ailing, sync};
 use crate::cluster::SwitchoverPhase;
 use crate::reason::Reason;
 use crate::view::{PrimaryView, Server, StandbyView, WatchdogState};
@@ -44,6 +44,14 @@ pub(super) fn decide(view: &NodeView<'_>) -> Decision<NodeAction> {
                 },
             )
         }
+        // Each start succeeds and none lasts: the lease must not be kept for it.
+        Server::Down if !fenced && view.pg.vitals.crash_loops() => Decision::act(
+            "holder-crash-loops",
+            NodeAction::Fence {
+                epoch,
+                why: format!("{} starts of the server did not last", view.pg.vitals.crashes),
+            },
+        ),
         Server::Down if view.memory.broken => Decision::wait(
             "data-broken",
             Reason::shut(
@@ -98,6 +106,16 @@ fn wait_for_new_epoch(view: &NodeView<'_>) -> Decision<NodeAction> {
     )
 }
 
+/// Whether it is for want of a guard that this node has no lease.
+fn unguarded(view: &NodeView<'_>) -> Option<Reason> {
+    let why = view.lease.unguarded.as_ref()?;
+    Some(Reason::shut(
+        "guard-is-up",
+        why,
+        "the agent starts a guard by itself; its log says what keeps it from that",
+    ))
+}
+
 fn promote(view: &NodeView<'_>, standby: &StandbyView) -> Decision<NodeAction> {
     let epoch = view.state.epoch;
     if standby.position.timeline >= view.state.timeline {
@@ -112,14 +130,14 @@ fn promote(view: &NodeView<'_>, standby: &StandbyView) -> Decision<NodeAction> {
         );
     }
     if !(view.lease.valid && view.lease.epoch == epoch) {
-        return Decision::wait(
-            "no-lease-yet",
+        let reason = unguarded(view).unwrap_or_else(|| {
             Reason::shut(
                 "lease-valid",
                 format!("no majority of the voters has confirmed epoch {epoch} to this node yet"),
                 "a majority of the agents answers: start them, or restore the network",
-            ),
-        );
+            )
+        });
+        return Decision::wait("no-lease-yet", reason);
     }
     if view
         .state
@@ -256,7 +274,14 @@ fn keep(view: &NodeView<'_>, primary: &PrimaryView) -> Decision<NodeAction> {
             },
         );
     }
-    walk
+    match ailing::hand_over_for_room(view) {
+        Some(hand_over) => Decision {
+            rule: "disk-full-hand-over".to_owned(),
+            ..walk
+        }
+        .then(hand_over),
+        None => walk,
+    }
 }
 
 /// A writable server whose lease this agent does not hold yet: it was left behind by the agent's former life, and may
@@ -274,11 +299,13 @@ fn adopt(view: &NodeView<'_>) -> Decision<NodeAction> {
         ),
         Some(since) => Decision::wait(
             "adopting",
-            Reason::shut(
-                "lease-valid",
-                format!("asking the voters to confirm epoch {epoch}"),
-                "a majority answers",
-            ),
+            unguarded(view).unwrap_or_else(|| {
+                Reason::shut(
+                    "lease-valid",
+                    format!("asking the voters to confirm epoch {epoch}"),
+                    "a majority answers",
+                )
+            }),
         )
         .again(
             since.plus(patience + Duration::from_millis(1)),

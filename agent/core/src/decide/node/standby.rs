@@ -4,9 +4,9 @@
 //! directory set aside. Whether a server left the holder's line is judged by timeline history and LSN, with the server
 //! running and its upstream cut: only then is the end of its WAL known.
 
-use super::{Decision, NodeAction, NodeView};
+use super::{Decision, NodeAction, NodeView, ailing};
 use crate::ids::NodeId;
-use crate::pg::Position;
+use crate::pg::{ControlState, Position};
 use crate::reason::Reason;
 use crate::view::{Server, StandbyView};
 use std::time::Duration;
@@ -31,12 +31,27 @@ pub(super) fn decide(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction
         Server::Standby(_) if pledged => stay_cut(view),
         Server::Standby(standby) => follow(view, holder, standby),
         Server::Starting => Decision::rest("server-starting"),
+        // It was left hung by an agent that could not end it any more.
+        Server::Unresponsive { .. } if was_writable(view) && ailing::hangs(view) => Decision::act(
+            "hung-without-the-epoch",
+            NodeAction::Fence {
+                epoch: crate::ids::Epoch(epoch.0.saturating_sub(1)),
+                why: format!("it hangs, and {} holds epoch {epoch}", view.state.name_of(holder)),
+            },
+        ),
         Server::Unresponsive { why } => Decision::wait(
             "server-unresponsive",
             Reason::shut("server-answers", why.clone(), "it answers"),
         ),
         Server::Unusable { .. } | Server::Busy { .. } => Decision::rest("server-not-free"),
     }
+}
+
+/// Whether the control file says that the server was out of recovery when it was last heard of.
+fn was_writable(view: &NodeView<'_>) -> bool {
+    view.pg
+        .control
+        .is_some_and(|control| control.state == ControlState::InProduction)
 }
 
 fn stay_cut(view: &NodeView<'_>) -> Decision<NodeAction> {

@@ -72,6 +72,7 @@ pub(super) fn observed(server: Server) -> Arc<PgObservation> {
         postmaster_pid: Some(4242),
         trouble: None,
         pending_restart: Vec::new(),
+        vitals: Default::default(),
     })
 }
 
