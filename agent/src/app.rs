@@ -3,15 +3,19 @@
 use crate::api::control::ControlService;
 use crate::api::http::{HttpLimits, HttpServer};
 use crate::api::{Late, listen, take_over};
-use crate::config::{NodeConfig, Postgres};
+use crate::config::{FencePolicy, NodeConfig, Postgres};
 use crate::consensus::{ConsensusRoom, InitialMember, RaftTiming, StartConfig, peer_server};
 use crate::driver::coordinator::Coordinator;
-use crate::driver::node::Node;
+use crate::driver::node::{Guards, Node};
 use crate::driver::supervision::SupervisionService;
-use crate::driver::{Clock, DriverOverview, follow_state, node_loop, publisher, reporter, watchman};
+use crate::driver::{
+    Clock, DriverDevices, DriverOverview, follow_state, node_loop, publisher, reporter, watchman,
+};
 use crate::fencing::Fencer;
 use crate::fencing::guard::{Guard, GuardProgram};
 use crate::fencing::kernel_lease::{KernelLease, KernelLeasing, Place};
+use crate::fencing::stonith::Stonith;
+use crate::fencing::watchdog::{Device, KernelWatchdog, LeaseSight, Watchdog};
 use crate::guard_command::GuardArguments;
 use crate::lease::{self, Fences, Lease};
 use crate::ports::{Consensus, Overview};
@@ -20,6 +24,7 @@ use crate::{hardening, incarnation, notify};
 use agent_core::cluster::{ClusterState, Command, Member, MemberKind, Secrets};
 use agent_core::health::{HealthSnapshot, Instants};
 use agent_core::timing::TimingProfile;
+use agent_core::view::WatchdogState;
 use anyhow::Context;
 use proto::control::control_server::ControlServer;
 use proto::supervision::supervision_server::SupervisionServer;
@@ -90,6 +95,10 @@ impl Agent<'_> {
             self.incarnation,
             fences,
         )?;
+        let guards = Guards {
+            watchdog: self.open_watchdog(&lease)?,
+            stonith: Stonith::new(self.config.fencing.devices.clone()),
+        };
         let (health, _http) = self.serve_health(http, clock)?;
         let supervision = Late::default();
         let control = Late::default();
@@ -121,7 +130,7 @@ impl Agent<'_> {
         let handle = consensus;
         let consensus: Arc<dyn Consensus> = Arc::new(handle.clone());
         tracing::info!(node = %consensus.node_id(), incarnation = self.incarnation, "this node is in the cluster");
-        let node = self.start_driver(clock, consensus, lease, server, health, &stop, &mut tasks);
+        let node = self.start_driver(clock, consensus, lease, server, guards, health, &stop, &mut tasks);
         watchman::start(&node, stop.clone())
             .context("could not start the threads of the probes: raise the limit on threads")?;
         let coordinator = Coordinator::new(node.clone());
@@ -133,6 +142,7 @@ impl Agent<'_> {
         control.open(ControlServer::new(ControlService::new(
             node.consensus.clone(),
             overview,
+            Arc::new(DriverDevices::new(node.clone())),
         )));
         run_task(&mut tasks, coordinator.run(stop.clone()));
         let ended = tokio::select! {
@@ -149,6 +159,8 @@ impl Agent<'_> {
             // An agent that cannot take part in decisions must not keep a lease, nor a writable server.
             tracing::error!("{error:#}; this node gives up its lease");
             give_up(&node).await;
+        } else if let Some(watchdog) = &node.watchdog {
+            watchdog.stop();
         }
         handle.give_leadership_away().await;
         handle.shutdown().await;
@@ -266,6 +278,42 @@ impl Agent<'_> {
         Ok((instance, fencer))
     }
 
+    /// The machine's watchdog, where one is to be used. `required` and not there is an error.
+    fn open_watchdog(&self, lease: &Lease) -> anyhow::Result<Option<Watchdog>> {
+        let fencing = &self.config.fencing;
+        let required = fencing.watchdog == FencePolicy::Required;
+        if fencing.watchdog == FencePolicy::Off || self.config.is_witness() {
+            return Ok(None);
+        }
+        let path = &fencing.watchdog_device;
+        let device = KernelWatchdog::at(path);
+        match device.look() {
+            Err(error) if required => anyhow::bail!(
+                "fencing.watchdog = \"required\", and {} cannot be used: {error}; load the machine's watchdog driver \
+                 (softdog where there is no other), let this user write to it, or say \"automatic\"",
+                path.display()
+            ),
+            Err(error) => tracing::warn!(device = %path.display(), %error, "there is no watchdog here"),
+            Ok(()) => {}
+        }
+        let lease = lease.clone();
+        let look = move || {
+            // The clock first: what is read of the lease afterwards can only be newer.
+            let now = lease::clock::read();
+            let status = lease.status();
+            LeaseSight {
+                now,
+                epoch: status.epoch,
+                renewed: status.renewed,
+                ended: status.fenced,
+                timing: status.timing,
+            }
+        };
+        Watchdog::start(Box::new(device), fencing.watchdog_timeout_s, required, look)
+            .map(Some)
+            .context("could not start the watchdog thread: raise the limit on threads")
+    }
+
     fn serve_health(
         &self,
         listener: TcpListener,
@@ -305,6 +353,7 @@ impl Agent<'_> {
         consensus: Arc<dyn Consensus>,
         lease: Lease,
         server: Option<(Instance, Fencer)>,
+        guards: Guards,
         health: watch::Sender<Arc<HealthSnapshot>>,
         stop: &watch::Receiver<bool>,
         tasks: &mut JoinSet<anyhow::Result<()>>,
@@ -316,6 +365,7 @@ impl Agent<'_> {
             consensus,
             lease,
             server,
+            guards,
             &self.config.node.state_dir,
         );
         let name = self.config.node.name.clone();
@@ -421,11 +471,20 @@ async fn consensus_failed(node: &Node) -> anyhow::Error {
     )
 }
 
-/// Ends the server if this node holds a lease, and waits for it.
+/// Ends the server if this node holds a lease, and waits for it, and for the watchdog to be closed upon its receipt.
 async fn give_up(node: &Node) {
     let status = node.lease.status();
     node.lease.stop_renewing(status.epoch);
     if let (Some(server), Some(_)) = (&node.server, status.deadline) {
         server.fencer.fence(status.epoch).await;
+    }
+    let armed = || {
+        node.watchdog
+            .as_ref()
+            .is_some_and(|watchdog| watchdog.report().state == WatchdogState::Armed)
+    };
+    let patience = tokio::time::Instant::now() + Duration::from_secs(1);
+    while armed() && tokio::time::Instant::now() < patience {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

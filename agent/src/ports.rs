@@ -56,6 +56,30 @@ pub trait Consensus: Send + Sync + 'static {
     fn remove_member(&self, request: RequestId, node: NodeId) -> BoxFuture<'_, Result<(), ProposeError>>;
 }
 
+/// What one agent's fence devices said of a machine, or did to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceTest {
+    /// The agent's node.
+    pub by: NodeId,
+    /// `on`, `off`, or empty where the device gave no answer.
+    pub power: String,
+    /// The program or URL, without secrets.
+    pub device: String,
+    /// The end of what it said.
+    pub output: String,
+    /// Why it gave no answer; empty where it did.
+    pub error: String,
+    pub elapsed: Duration,
+}
+
+/// The fence devices of all agents.
+pub trait FenceDevices: Send + Sync + 'static {
+    /// Asks every agent but `target`'s own whether that machine is on. Changes nothing.
+    fn test(&self, target: NodeId) -> BoxFuture<'_, Vec<DeviceTest>>;
+    /// Has the agent of `by` turn the machine of `target` off. If it held the newest epoch, the proof is recorded.
+    fn turn_off(&self, target: NodeId, by: NodeId) -> BoxFuture<'_, DeviceTest>;
+}
+
 /// What the driver knows and the API shows.
 pub trait Overview: Send + Sync + 'static {
     /// The newest reports of all nodes, as this node has them (complete on the Raft leader, forwarded to the others

@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    completions, config, context, dsn, events, explain, failover, history, list, member, pause, resume,
-    status, switchover, topology, version,
+    completions, config, context, dsn, events, explain, failover, fence, history, list, member, pause,
+    resume, status, switchover, topology, unfence, version,
 };
 use crate::failure::EXIT_CODES;
 use crate::output::Format;
@@ -60,6 +60,8 @@ pub enum Command {
     Status(status::Args),
     Switchover(switchover::Args),
     Failover(failover::Args),
+    Fence(fence::Args),
+    Unfence(unfence::Args),
     Explain(explain::Args),
     History(history::Args),
     Events(events::Args),

@@ -43,6 +43,12 @@ impl Session {
         Session { endpoints, timeout }
     }
 
+    /// The same, with at least so much time for each answer.
+    pub fn at_least(mut self, timeout: Duration) -> Session {
+        self.timeout = self.timeout.max(timeout);
+        self
+    }
+
     /// A new request id.
     pub fn request_id() -> String {
         uuid::Uuid::new_v4().to_string()

@@ -30,3 +30,4 @@ pub mod time;
 pub mod timing;
 pub mod view;
 pub mod vitals;
+pub mod watchdog;

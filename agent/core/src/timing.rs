@@ -19,6 +19,12 @@ pub struct Timing {
     pub clock_error_ppm: u64,
 }
 
+/// The longest time from the expiry of a watchdog to the moment at which its machine sends nothing more (`eps`), the
+/// lateness of the thread that pets it included, milliseconds.
+pub const WATCHDOG_LATENESS_MS: u64 = 100;
+/// The shortest time for which petting is worth while (`P`), milliseconds: below it, one late answer resets the machine.
+const WATCHDOG_PATIENCE_MS: u64 = 200;
+
 /// A set of terms by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -146,6 +152,64 @@ impl Timing {
         ]
     }
 
+    /// For how long after the sending of the newest renewal that a majority acknowledged a watchdog with a timeout of
+    /// `timeout_s` seconds (`W`) may be petted (`P`); `None` if the terms leave no room for it.
+    ///
+    /// It is the longest time for which
+    /// `L_w / (1 + rho) >= (P + W) / (1 - rho) + eps` holds: the machine is reset before a majority of the voters is free.
+    #[must_use]
+    pub fn watchdog_patience(&self, timeout_s: u64) -> Option<Duration> {
+        let checks = self.watchdog_check(timeout_s);
+        let room = self
+            .watchdog_room_ms()
+            .checked_sub(timeout_s.checked_mul(1_000)?)?;
+        checks
+            .iter()
+            .all(|check| check.holds)
+            .then(|| Duration::from_millis(room))
+    }
+
+    /// The largest `P + W`, milliseconds of the holder's clock.
+    fn watchdog_room_ms(&self) -> u64 {
+        let million = 1_000_000_u128;
+        let rho = u128::from(self.clock_error_ppm).min(million);
+        let shortest_promise = u128::from(self.promise_ms) * million / (million + rho);
+        let room =
+            shortest_promise.saturating_sub(u128::from(WATCHDOG_LATENESS_MS)) * (million - rho) / million;
+        u64::try_from(room).unwrap_or(u64::MAX)
+    }
+
+    /// Works out the conditions under which a watchdog with a timeout of `timeout_s` seconds is of use.
+    #[must_use]
+    pub fn watchdog_check(&self, timeout_s: u64) -> Vec<TimingCheck> {
+        let timeout = timeout_s.saturating_mul(1_000);
+        let room = self.watchdog_room_ms();
+        let patience = room.checked_sub(timeout);
+        let shown = patience.map_or_else(
+            || "no time at all".to_owned(),
+            |patience| format!("{patience} ms"),
+        );
+        vec![
+            TimingCheck {
+                rule: "L_w / (1 + rho) >= (P + W) / (1 - rho) + eps".to_owned(),
+                arithmetic: format!(
+                    "L_w = {} ms, rho = {} ppm, eps = {WATCHDOG_LATENESS_MS} ms leave P + W <= {room} ms; W = {timeout} ms \
+                     leaves P = {shown}, at least {WATCHDOG_PATIENCE_MS} ms are needed",
+                    self.promise_ms, self.clock_error_ppm
+                ),
+                holds: patience.is_some_and(|patience| patience >= WATCHDOG_PATIENCE_MS),
+            },
+            TimingCheck {
+                rule: "P + W >= L_h".to_owned(),
+                arithmetic: format!(
+                    "{room} ms >= {} ms: the machine is not reset while the lease still holds",
+                    self.lease_ms
+                ),
+                holds: room >= self.lease_ms,
+            },
+        ]
+    }
+
     /// Whether every condition of [`Timing::check`] holds.
     #[must_use]
     pub fn is_sound(&self) -> bool {
@@ -210,6 +274,40 @@ mod tests {
             }
             .is_sound()
         );
+    }
+
+    #[test]
+    fn a_watchdog_of_a_second_fits_the_default_terms_and_not_those_of_one_rack() {
+        let patience = |profile: TimingProfile, timeout_s| profile.timing().watchdog_patience(timeout_s);
+        assert_eq!(
+            patience(TimingProfile::Default, 1),
+            Some(Duration::from_millis(1_194))
+        );
+        assert_eq!(patience(TimingProfile::Default, 2), None, "195 ms are too few");
+        assert_eq!(patience(TimingProfile::LanFast, 1), None);
+        assert_eq!(patience(TimingProfile::Wan, 8), Some(Duration::from_millis(882)));
+        assert_eq!(patience(TimingProfile::Wan, 9), None);
+        assert_eq!(patience(TimingProfile::Wan, u64::MAX), None);
+    }
+
+    #[test]
+    fn the_patience_is_the_longest_that_keeps_the_inequality() {
+        for rho in [0, 1_000, 50_000] {
+            let timing = Timing {
+                clock_error_ppm: rho,
+                promise_ms: 30_000,
+                ..Timing::default()
+            };
+            let patience = timing.watchdog_patience(1).expect("room enough").as_millis();
+            // (P + W) / (1 - rho) + eps against L_w / (1 + rho), both times (1 - rho)(1 + rho) and a million squared.
+            let (million, rho) = (1_000_000, u128::from(rho));
+            let latest = |patience: u128| {
+                (patience + 1_000) * (million + rho) * million + 100 * (million - rho) * (million + rho)
+            };
+            let free = 30_000 * (million - rho) * million;
+            assert!(latest(patience) <= free, "{timing:?}");
+            assert!(latest(patience + 3) > free, "{timing:?}");
+        }
     }
 
     #[test]

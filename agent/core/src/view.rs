@@ -135,6 +135,33 @@ pub struct NodeReport {
     pub explain: Vec<crate::reason::Reason>,
     /// The agent's version.
     pub agent_version: String,
+    /// The watchdog, where one is configured.
+    #[serde(default)]
+    pub watchdog: Option<WatchdogReport>,
+}
+
+/// A node's watchdog: the device that resets the machine when nobody pets it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchdogReport {
+    /// The node is not to be promoted without it.
+    pub required: bool,
+    /// Its timeout (`W`), seconds.
+    pub timeout_s: u64,
+    pub state: WatchdogState,
+    /// For people: the device, or why there is none.
+    pub detail: String,
+}
+
+/// Whether a watchdog would act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WatchdogState {
+    /// It resets the machine unless it is petted.
+    Armed,
+    /// It is there, and armed as soon as this node holds the lease.
+    Ready,
+    /// It is not there, or the terms of the lease leave no room for it.
+    Absent,
 }
 
 /// A voter's side of the lease.

@@ -6,8 +6,8 @@
 
 use super::admit::{allow_failover, earlier, leaving_member, member, new_member, request_id};
 use super::progress::{Kind, ProgressStream, Watched, follow};
-use super::{describe, refusal, settings};
-use crate::ports::{Consensus, Overview};
+use super::{describe, fence, refusal, settings};
+use crate::ports::{Consensus, FenceDevices, Overview};
 use agent_core::cluster::{
     Applied, ClusterState, Command, FailoverRisk, Member, MemberKind, choose_target, failover_risk,
     fit_for_switchover,
@@ -30,13 +30,22 @@ const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 pub struct ControlService {
     consensus: Arc<dyn Consensus>,
     overview: Arc<dyn Overview>,
+    devices: Arc<dyn FenceDevices>,
 }
 
 impl ControlService {
     /// A service that reads from and writes to these.
     #[must_use]
-    pub fn new(consensus: Arc<dyn Consensus>, overview: Arc<dyn Overview>) -> ControlService {
-        ControlService { consensus, overview }
+    pub fn new(
+        consensus: Arc<dyn Consensus>,
+        overview: Arc<dyn Overview>,
+        devices: Arc<dyn FenceDevices>,
+    ) -> ControlService {
+        ControlService {
+            consensus,
+            overview,
+            devices,
+        }
     }
 
     /// The service as tonic's router takes it.
@@ -304,7 +313,8 @@ impl Control for ControlService {
                 "read the settings again and repeat the change",
             ));
         }
-        let mut changed = settings::accepted(&state.settings, &assignments)?;
+        let watchdogs = settings::Watchdogs::of(&state, &self.overview.view());
+        let mut changed = settings::accepted(&state.settings, &assignments, &watchdogs)?;
         self.propose(Command::ChangeSettings {
             request,
             settings: Box::new(changed.clone()),
@@ -321,9 +331,12 @@ impl Control for ControlService {
         request: Request<wire::CheckSettingsRequest>,
     ) -> Result<Response<wire::SettingsCheck>, Status> {
         let assignments = request.into_inner().assignments;
+        let state = self.consensus.state();
+        let watchdogs = settings::Watchdogs::of(&state, &self.overview.view());
         Ok(Response::new(settings::checked(
-            &self.consensus.state().settings,
+            &state.settings,
             &assignments,
+            &watchdogs,
         )))
     }
 
@@ -395,5 +408,73 @@ impl Control for ControlService {
             at: now(),
         })
         .await
+    }
+
+    async fn fence_node(
+        &self,
+        request: Request<wire::FenceNodeRequest>,
+    ) -> Result<Response<wire::Change>, Status> {
+        let wire::FenceNodeRequest {
+            request,
+            name,
+            reason,
+            even_primary,
+        } = request.into_inner();
+        let request = request_id(request)?;
+        let state = self.consensus.state();
+        if earlier(&state, &request)?.is_some() {
+            return Ok(Response::new(wire::Change { changed: true }));
+        }
+        let node = fence::target(&state, &name, even_primary, "fence")?;
+        self.change(Command::FenceNode {
+            request,
+            node,
+            reason: fence::reason(&reason),
+            at: now(),
+        })
+        .await
+    }
+
+    async fn unfence_node(
+        &self,
+        request: Request<wire::UnfenceNodeRequest>,
+    ) -> Result<Response<wire::Change>, Status> {
+        let wire::UnfenceNodeRequest { request, name } = request.into_inner();
+        let request = request_id(request)?;
+        let node = member(&self.consensus.state(), &name)?;
+        self.change(Command::UnfenceNode {
+            request,
+            node,
+            at: now(),
+        })
+        .await
+    }
+
+    async fn confirm_off(
+        &self,
+        request: Request<wire::ConfirmOffRequest>,
+    ) -> Result<Response<wire::Change>, Status> {
+        let wire::ConfirmOffRequest { request, name } = request.into_inner();
+        let request = Some(request_id(request)?);
+        let state = self.consensus.state();
+        let proof = fence::confirmed(&state, self.overview.as_ref(), &name, now())?;
+        let proof = Box::new(proof);
+        self.change(Command::RecordStonith { request, proof }).await
+    }
+
+    async fn test_fence(
+        &self,
+        request: Request<wire::TestFenceRequest>,
+    ) -> Result<Response<wire::FenceTest>, Status> {
+        let wire::TestFenceRequest {
+            name,
+            off,
+            even_primary,
+        } = request.into_inner();
+        let state = self.consensus.state();
+        let node = fence::target(&state, &name, even_primary || !off, "turn off")?;
+        let leader = self.consensus.raft_leader();
+        let test = fence::test(&state, self.devices.as_ref(), node, off, leader).await;
+        Ok(Response::new(test))
     }
 }

@@ -10,7 +10,7 @@ use agent_core::decide::node::AILMENTS;
 use agent_core::ids::NodeId;
 use agent_core::pg::{Lsn, Position};
 use agent_core::reason::Reason;
-use agent_core::view::{ClusterView, NodeReport, PgObservation, Server};
+use agent_core::view::{ClusterView, NodeReport, PgObservation, Server, WatchdogReport, WatchdogState};
 use agent_core::vitals::Disk;
 use proto::control as wire;
 use std::time::Duration;
@@ -166,6 +166,11 @@ impl Facts<'_> {
                 .map(|pg| pg.vitals.disks.iter().map(disk).collect())
                 .unwrap_or_default(),
             ailments: report.map(ailments).unwrap_or_default(),
+            fenced: self.state.fenced.get(&node).map(|fence| wire::FenceState {
+                reason: fence.reason.clone(),
+                since_unix_ms: fence.since.0,
+            }),
+            watchdog: report.and_then(|report| report.watchdog.as_ref()).map(watchdog),
         }
     }
 }
@@ -218,6 +223,33 @@ fn epoch_record(record: &EpochRecord) -> wire::EpochRecord {
         granted_at_unix_ms: record.granted_at.0,
         opened_at_unix_ms: record.opened_at.map(|at| at.0),
         may_have_lost_bytes: record.may_have_lost_bytes,
+        stonith: record
+            .stonith
+            .iter()
+            .map(|proof| wire::StonithProof {
+                node: record.holder_name.clone(),
+                by: proof.by.clone(),
+                device: proof.device.clone(),
+                exit_code: proof.exit_code,
+                output: proof.output.clone(),
+                began_at_unix_ms: proof.began.0,
+                at_unix_ms: proof.at.0,
+            })
+            .collect(),
+    }
+}
+
+fn watchdog(report: &WatchdogReport) -> wire::WatchdogState {
+    let state = match report.state {
+        WatchdogState::Armed => "armed",
+        WatchdogState::Ready => "ready",
+        WatchdogState::Absent => "absent",
+    };
+    wire::WatchdogState {
+        state: state.to_owned(),
+        required: report.required,
+        timeout_s: report.timeout_s,
+        detail: report.detail.clone(),
     }
 }
 

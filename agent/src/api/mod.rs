@@ -5,6 +5,7 @@
 mod admit;
 pub mod control;
 mod describe;
+mod fence;
 pub mod http;
 mod late;
 mod listen;

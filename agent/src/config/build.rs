@@ -1,9 +1,6 @@
 //! From what was given to a [`NodeConfig`]: each value's own form first, then what must hold between them.
 
-use super::model::{
-    Cluster, ClusterMember, Fencing, HostPort, KernelLeasePolicy, Listener, Log, LogFormat, Node, NodeConfig,
-    Postgres,
-};
+use super::model::{Cluster, ClusterMember, HostPort, Listener, Log, LogFormat, Node, NodeConfig, Postgres};
 use super::reader::{Reader, scalar};
 use super::{contradictions, nearest};
 use ::config::{Value, ValueKind};
@@ -37,8 +34,8 @@ pub(super) fn build(reader: &mut Reader) -> Option<(NodeConfig, Vec<String>)> {
     let stranger = own.is_none() && node.is_some() && cluster.is_some();
     let peer = peer(reader, own.as_ref(), stranger);
     let http = http(reader, peer.as_ref());
+    let fencing = super::fencing::fencing(reader);
     let bootstrap = bootstrap(reader);
-    let fencing = fencing(reader);
     let log = log(reader);
     let config = NodeConfig {
         node: node?,
@@ -49,8 +46,8 @@ pub(super) fn build(reader: &mut Reader) -> Option<(NodeConfig, Vec<String>)> {
             None => None,
             Some(postgres) => Some(postgres?),
         },
+        fencing,
         bootstrap,
-        fencing: fencing?,
         log: log?,
     };
     contradictions::check(reader, &config, own.as_ref());
@@ -343,23 +340,6 @@ fn bootstrap(reader: &mut Reader) -> Settings {
     settings
 }
 
-fn fencing(reader: &mut Reader) -> Option<Fencing> {
-    const KEY: &str = "fencing.kernel_lease";
-    let given = reader.text(KEY);
-    let kernel_lease = match given.as_deref() {
-        None => Some(KernelLeasePolicy::Automatic),
-        Some(given) => KernelLeasePolicy::ALL
-            .into_iter()
-            .find(|policy| policy.name() == given),
-    };
-    if kernel_lease.is_none() {
-        reader.not_allowed(KEY);
-    }
-    Some(Fencing {
-        kernel_lease: kernel_lease?,
-    })
-}
-
 fn log(reader: &mut Reader) -> Option<Log> {
     let level = reader.text("log.level").unwrap_or_else(|| "info".to_owned());
     let directives = level.contains('=') && tracing_subscriber::EnvFilter::try_new(&level).is_ok();
@@ -380,7 +360,7 @@ fn log(reader: &mut Reader) -> Option<Log> {
     })
 }
 
-fn path(reader: &mut Reader, key: &str, required: bool) -> Option<PathBuf> {
+pub(super) fn path(reader: &mut Reader, key: &str, required: bool) -> Option<PathBuf> {
     let text = if required {
         reader.required(key)
     } else {

@@ -1,6 +1,6 @@
 //! What must hold between values that are each right by themselves.
 
-use super::model::{ClusterMember, NodeConfig};
+use super::model::{ClusterMember, FencePolicy, NodeConfig};
 use super::reader::Reader;
 use std::path::Path;
 
@@ -102,6 +102,18 @@ pub(super) fn warnings(config: &NodeConfig) -> Vec<String> {
         .is_some_and(|postgres| postgres.hba.is_empty())
     {
         warnings.push("postgres.hba is empty: clients can connect from this host alone".to_owned());
+    }
+    if config.fencing.watchdog != FencePolicy::Off {
+        let checks = config
+            .bootstrap
+            .timing
+            .watchdog_check(config.fencing.watchdog_timeout_s);
+        for check in checks.into_iter().filter(|check| !check.holds) {
+            warnings.push(format!(
+                "the terms of [bootstrap] leave the watchdog no room, and it is not armed under them: {}: {}",
+                check.rule, check.arithmetic
+            ));
+        }
     }
     if !members.iter().any(|member| member.name == config.node.name) {
         warnings.push(format!(

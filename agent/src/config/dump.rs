@@ -1,3 +1,4 @@
+use super::fencing;
 use super::model::{LogFormat, NodeConfig};
 use agent_core::cluster::SETTING_KEYS;
 use std::collections::BTreeMap;
@@ -86,6 +87,11 @@ fn effective(config: &NodeConfig) -> Vec<(String, toml::Value)> {
         values.push(("postgres.parameters", table(&postgres.parameters)));
     }
     values.push(("fencing.kernel_lease", text(config.fencing.kernel_lease.name())));
+    values.push(("fencing.watchdog", text(config.fencing.watchdog.name())));
+    values.push(("fencing.watchdog_device", path(&config.fencing.watchdog_device)));
+    let timeout = i64::try_from(config.fencing.watchdog_timeout_s).unwrap_or(i64::MAX);
+    values.push(("fencing.watchdog_timeout_s", toml::Value::Integer(timeout)));
+    values.push(("fencing.devices", fencing::shown(&config.fencing.devices)));
     values.push(("log.level", text(&config.log.level)));
     let format = match config.log.format {
         LogFormat::Text => "text",

@@ -131,6 +131,35 @@ const KEYS: &[(&str, &str, &str, &str)] = &[
          the machine permits it; required: the agent does not start without it.",
     ),
     (
+        "fencing.watchdog",
+        "off, automatic or required",
+        "off",
+        "Whether the machine's watchdog is armed while this node holds the lease, so that the machine is reset if the agent \
+         stops. `automatic`: where the device is there and the terms of the lease leave room for its timeout. `required`: \
+         the agent does not start without the device, and the node is never promoted before it is armed.",
+    ),
+    (
+        "fencing.watchdog_device",
+        "an absolute path",
+        "/dev/watchdog",
+        "The watchdog's device. Nothing else may use it: not systemd's RuntimeWatchdogSec, not watchdogd.",
+    ),
+    (
+        "fencing.watchdog_timeout_s",
+        "seconds, 1 to 60",
+        "1",
+        "After how long without a sign of the agent the device resets the machine. `--check-config` prints whether the \
+         terms of the lease leave room for it.",
+    ),
+    (
+        "fencing.devices",
+        "a list of { node, delay_s, and one of: agent with options, command, http }",
+        "[]",
+        "How this node can turn other nodes' machines off (docs/operations.md, \"Fencing devices\"). Give the same list to \
+         every node: any of them may have to do it. The secrets in it stay in this file, so make it readable by the agent \
+         alone.",
+    ),
+    (
         "log.level",
         "error, warn, info, debug, trace, or tracing directives",
         "info",

@@ -7,6 +7,7 @@
 mod build;
 mod contradictions;
 mod dump;
+mod fencing;
 mod keys;
 mod model;
 mod nearest;
@@ -17,9 +18,10 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
+pub use fencing::is_secret;
 pub use model::{
-    Cluster, ClusterMember, Fencing, HostPort, KernelLeasePolicy, Listener, Log, LogFormat, Node, NodeConfig,
-    Postgres,
+    Cluster, ClusterMember, FenceDevice, FenceMethod, FencePolicy, Fencing, HostPort, HttpCall, Listener,
+    Log, LogFormat, Node, NodeConfig, Postgres,
 };
 pub use nearest::nearest;
 pub use problem::{ConfigError, Problem};
@@ -27,6 +29,7 @@ pub use reference::reference;
 
 use reader::Reader;
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// A valid configuration, and where each of its values came from.
@@ -55,6 +58,12 @@ impl Loaded {
         for check in self.config.bootstrap.timing.check() {
             lines.push(format!("timing: {}: {}", check.rule, check.arithmetic));
         }
+        if self.config.fencing.watchdog != FencePolicy::Off {
+            let timeout = self.config.fencing.watchdog_timeout_s;
+            for check in self.config.bootstrap.timing.watchdog_check(timeout) {
+                lines.push(format!("watchdog: {}: {}", check.rule, check.arithmetic));
+            }
+        }
         lines.join("\n")
     }
 }
@@ -72,7 +81,14 @@ pub fn load(
         file: file.clone(),
         error,
     })?;
-    parse(&file, &text, environment)
+    let mut loaded = parse(&file, &text, environment)?;
+    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o004 != 0 && !loaded.config.fencing.devices.is_empty() {
+        loaded.warnings.push(format!(
+            "everybody on this host can read {file}, and it may hold the passwords of fence devices: chmod 600 it"
+        ));
+    }
+    Ok(loaded)
 }
 
 /// The same with the file's content at hand; `file` is its name, for messages.

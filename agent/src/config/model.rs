@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// One node's configuration. Whoever holds one holds a valid one.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,38 +91,97 @@ pub struct Postgres {
     pub parameters: BTreeMap<String, String>,
 }
 
-/// How this node makes sure that its server does not outlive its lease.
+/// What keeps this node's server from outliving its lease if the agent does not, and what this node can turn others off with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fencing {
-    pub kernel_lease: KernelLeasePolicy,
+    /// Whether clients are let through by the kernel only while the lease lasts.
+    pub kernel_lease: FencePolicy,
+    /// Whether the machine's watchdog resets it when the agent stops.
+    pub watchdog: FencePolicy,
+    /// Absolute.
+    pub watchdog_device: PathBuf,
+    /// The timeout that is asked of the device, 1 to 60 seconds.
+    pub watchdog_timeout_s: u64,
+    /// In the order in which they are tried; several for one node are alternatives.
+    pub devices: Vec<FenceDevice>,
 }
 
-/// Whether clients are let through by the kernel only while the lease lasts.
+/// Whether a way to fence that not every machine has is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KernelLeasePolicy {
+pub enum FencePolicy {
     Off,
     /// Where the machine permits it.
     Automatic,
-    /// Without it the agent does not start.
+    /// Without it the agent does not start, or its node is not promoted.
     Required,
 }
 
-impl KernelLeasePolicy {
+impl FencePolicy {
     /// Every policy.
-    pub const ALL: [KernelLeasePolicy; 3] = [
-        KernelLeasePolicy::Off,
-        KernelLeasePolicy::Automatic,
-        KernelLeasePolicy::Required,
-    ];
+    pub const ALL: [FencePolicy; 3] = [FencePolicy::Off, FencePolicy::Automatic, FencePolicy::Required];
 
     /// The policy's name in the file.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            KernelLeasePolicy::Off => "off",
-            KernelLeasePolicy::Automatic => "automatic",
-            KernelLeasePolicy::Required => "required",
+            FencePolicy::Off => "off",
+            FencePolicy::Automatic => "automatic",
+            FencePolicy::Required => "required",
         }
+    }
+}
+
+/// Something that can turn one node's machine off.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FenceDevice {
+    /// The name of the node that it turns off.
+    pub node: String,
+    /// How long to wait before it is used: of two nodes that would turn each other off, the one whose device has the
+    /// delay loses.
+    pub delay: Duration,
+    pub method: FenceMethod,
+}
+
+/// How a device is driven.
+#[derive(Clone, PartialEq, Eq)]
+pub enum FenceMethod {
+    /// A program that speaks the protocol of the ClusterLabs fence agents.
+    Agent {
+        program: PathBuf,
+        options: BTreeMap<String, String>,
+    },
+    /// A program of the operator's own.
+    Command {
+        program: PathBuf,
+        arguments: Vec<String>,
+    },
+    Http(Box<HttpCall>),
+}
+
+/// A device that is driven by HTTP.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HttpCall {
+    pub method: String,
+    pub url: String,
+    /// The status that says that the order was taken.
+    pub expect: u16,
+    pub status_url: String,
+    /// The status that says that the machine is off, if the text below is there, too.
+    pub status_expect: u16,
+    pub status_contains: Option<String>,
+    pub headers: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for FenceDevice {
+    /// Options and headers hold secrets, and stay out of logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match &self.method {
+            FenceMethod::Agent { program, .. } | FenceMethod::Command { program, .. } => {
+                program.display().to_string()
+            }
+            FenceMethod::Http(call) => call.url.clone(),
+        };
+        write!(f, "FenceDevice({} by {what})", self.node)
     }
 }
 

@@ -164,7 +164,7 @@ async fn found(node: &Node) -> Result<bool, Refusal> {
         cluster_id: node.identity.cluster_id.clone(),
         name: node.cluster_name.clone(),
         members,
-        settings: node.settings.clone(),
+        settings: Box::new(node.settings.clone()),
         secrets: super::founding::new_secrets(),
     };
     node.propose_here(command, CHANGE_DEADLINE).await?;

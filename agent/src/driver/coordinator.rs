@@ -30,14 +30,14 @@ const PROPOSAL: Duration = Duration::from_secs(5);
 
 /// What the coordinator remembers, and what it last found.
 pub struct Coordinator {
-    node: Arc<Node>,
+    pub(super) node: Arc<Node>,
     peers: Peers,
     desk: Mutex<Desk>,
 }
 
 #[derive(Default)]
-struct Desk {
-    memory: CoordinatorMemory,
+pub(super) struct Desk {
+    pub(super) memory: CoordinatorMemory,
     epoch: Epoch,
     switchover: Option<(RequestId, SwitchoverPhase)>,
     reasons: Vec<Reason>,
@@ -61,7 +61,7 @@ impl Coordinator {
         self.desk().reasons.clone()
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
+    pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -149,6 +149,7 @@ impl Coordinator {
     fn forget_round(&self) {
         let mut desk = self.desk();
         desk.memory.round = None;
+        desk.memory.stonith = None;
         desk.memory.bound.clear();
         desk.reasons.clear();
     }
@@ -193,6 +194,7 @@ impl Coordinator {
                 } => {
                     self.ask_release(state, epoch, receipt, wait_for);
                 }
+                ClusterAction::TurnOff { node, epoch } => self.turn_off(state, node, epoch),
             }
         }
     }

@@ -15,12 +15,14 @@ mod perform;
 pub mod publisher;
 pub mod reporter;
 mod state_follower;
+mod stonith;
 pub mod supervision;
 pub mod watchman;
 
 pub use state_follower::follow_state;
 
 pub use overview::{DriverOverview, Reports};
+pub use stonith::DriverDevices;
 
 use agent_core::time::MonoTime;
 use std::time::{Duration, Instant};

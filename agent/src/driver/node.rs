@@ -3,6 +3,8 @@
 use super::marks::{Marks, MarksFile};
 use super::{Clock, Reports};
 use crate::fencing::Fencer;
+use crate::fencing::stonith::Stonith;
+use crate::fencing::watchdog::Watchdog;
 use crate::lease::Lease;
 use crate::ports::Consensus;
 use crate::postgres::{Instance, ServerConf};
@@ -27,6 +29,10 @@ pub struct Node {
     pub lease: Lease,
     pub reports: Reports,
     pub server: Option<ServerSide>,
+    /// The machine's watchdog, where one is used.
+    pub watchdog: Option<Watchdog>,
+    /// The devices with which this node can turn others off.
+    pub stonith: Stonith,
     /// The newest look at the server, and when it began.
     pub observed: watch::Sender<Option<(MonoTime, Arc<PgObservation>)>>,
     /// When the node's loop last came round.
@@ -36,6 +42,13 @@ pub struct Node {
     /// Woken when the node's loop should look again at once.
     pub look_now: Notify,
     pub(super) desk: Mutex<Desk>,
+}
+
+/// What makes sure of a node besides its own agent.
+#[derive(Default)]
+pub struct Guards {
+    pub watchdog: Option<Watchdog>,
+    pub stonith: Stonith,
 }
 
 /// The server, and what ends it.
@@ -91,6 +104,7 @@ impl Node {
         consensus: Arc<dyn Consensus>,
         lease: Lease,
         server: Option<(Instance, Fencer)>,
+        guards: Guards,
         state_dir: &Path,
     ) -> Arc<Node> {
         let marks = MarksFile::new(state_dir);
@@ -113,6 +127,8 @@ impl Node {
                 hung: watch::channel(Epoch(0)).0,
                 hands: Default::default(),
             }),
+            watchdog: guards.watchdog,
+            stonith: guards.stonith,
             observed: watch::channel(None).0,
             heartbeat: watch::channel(clock.now()).0,
             report_now: Notify::new(),

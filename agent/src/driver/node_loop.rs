@@ -204,6 +204,7 @@ async fn view<'a>(
         holder,
         peers: node.peers(now, REPORT_FRESH),
         memory: node.desk().memory.clone(),
+        watchdog: node.watchdog.as_ref().map(|watchdog| watchdog.report()),
     }
 }
 

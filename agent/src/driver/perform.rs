@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// A promotion that takes longer than this has failed; the epoch is given up.
 const PROMOTION: Duration = Duration::from_secs(30);
+/// How long a server that may not run may take to stop, before it is ended.
+const STOP: Duration = Duration::from_secs(10);
 /// How long one attempt to have a command committed may take.
 const PROPOSAL: Duration = Duration::from_secs(5);
 /// How long one attempt to have the epoch's first row acknowledged may take.
@@ -70,6 +72,7 @@ pub(super) async fn perform(
             let _ = tokio::time::timeout(FENCE, server.fencer.fence(epoch)).await;
             Ok(())
         }
+        NodeAction::Stop => stop(server).await,
         NodeAction::Shutdown { epoch } => shut_down(node, server, epoch).await,
         NodeAction::OpenGate { epoch } => {
             errand(node, Errand::OpenGate, open_gate(node.clone(), epoch));
@@ -285,6 +288,26 @@ async fn stop_diverged(node: &Arc<Node>, server: &ServerSide, epoch: Epoch) -> R
         .stop(StopMode::Fast, Duration::from_secs(30))
         .await?;
     server.instance.wait_exit(Duration::from_secs(30)).await?;
+    Ok(())
+}
+
+/// Stops a server that may not run here. What does not stop in time is ended.
+async fn stop(server: &ServerSide) -> Result<(), PerformError> {
+    let mut hands = server.hands.lock().await;
+    hands.conf = None;
+    let stopped = server.instance.stop(StopMode::Fast, STOP).await;
+    let exited = match stopped {
+        Ok(_) => server.instance.wait_exit(STOP).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = exited {
+        tracing::warn!(%error, "the server does not stop; its processes are ended");
+        let killer = server.instance.killer();
+        let killed = tokio::task::spawn_blocking(move || killer.kill(STOP)).await;
+        if !matches!(killed, Ok(Ok(_))) {
+            return Err(error.into());
+        }
+    }
     Ok(())
 }
 

@@ -44,6 +44,7 @@ pub fn report(node: &Node) -> NodeReport {
         prepared_for: desk.memory.checkpoint_for.clone(),
         explain: desk.explain.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        watchdog: node.watchdog.as_ref().map(|watchdog| watchdog.report()),
     }
 }
 

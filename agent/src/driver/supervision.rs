@@ -2,6 +2,7 @@
 
 use super::coordinator::Coordinator;
 use super::node::{Node, ServerSide, server_conf};
+use super::stonith::use_devices;
 use crate::lease::ReleaseAnswer;
 use agent_core::cluster::SyncRule;
 use agent_core::decide::node::Conf;
@@ -10,8 +11,8 @@ use agent_core::pg::{Lsn, Position};
 use agent_core::view::{FenceReceipt, NodeReport, Server};
 use proto::supervision::supervision_server::Supervision;
 use proto::supervision::{
-    AgedReport, BoundReply, BoundRequest, Envelope, ExplainReply, ExplainRequest, Pledged, ReleaseReply,
-    ReleaseRequest, ReportReply, ReportRequest, release_reply,
+    AgedReport, BoundReply, BoundRequest, Envelope, ExplainReply, ExplainRequest, FenceReply, FenceRequest,
+    Pledged, ReleaseReply, ReleaseRequest, ReportReply, ReportRequest, release_reply,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -133,6 +134,16 @@ impl Supervision for SupervisionService {
         let leads = self.node.consensus.leads();
         let reasons = serde_json::to_vec(&self.coordinator.reasons()).unwrap_or_default();
         Ok(Response::new(ExplainReply { leads, reasons }))
+    }
+
+    async fn fence(&self, request: Request<FenceRequest>) -> Result<Response<FenceReply>, Status> {
+        let request = request.into_inner();
+        self.check(request.envelope.as_ref())?;
+        let target = NodeId(request.node);
+        if target == self.node.id() {
+            return Err(Status::invalid_argument("a node does not turn itself off"));
+        }
+        Ok(Response::new(use_devices(&self.node, target, request.off).await))
     }
 }
 

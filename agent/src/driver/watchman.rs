@@ -83,9 +83,10 @@ fn view<'a>(
             epoch: lease.epoch,
             valid: lease.valid(),
             fenced: lease.fenced,
-            // It bears only on what is promoted next, which is not for this thread to decide.
             unguarded: None,
         },
+        // This and the guard bear only on what is promoted next, which is not for this thread to decide.
+        watchdog: None,
         pg,
         conf: None,
         holder: None,

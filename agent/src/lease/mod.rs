@@ -8,6 +8,7 @@ pub mod clock;
 mod guarded;
 mod pledge;
 mod shared;
+mod sides;
 mod thread;
 mod wire;
 

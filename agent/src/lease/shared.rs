@@ -3,13 +3,14 @@
 use super::clock;
 use super::guarded::Guarded;
 use super::pledge::{Pledge, PledgeError, PledgeFile};
-use super::wire::{Datagram, Key, Kind};
+use super::sides::Sides;
+use super::wire::Key;
 use crate::fencing::Fencer;
 use crate::fencing::guard::Guard;
 use crate::fencing::kernel_lease::{KernelLease, KernelLeaseError, Wanted};
 use agent_core::cluster::{ClusterState, LeaseVoters};
 use agent_core::ids::{Epoch, NodeId};
-use agent_core::lease::{Holder, RenewAnswer, Voter};
+use agent_core::lease::{Holder, Voter};
 use agent_core::time::ClockReading;
 use agent_core::timing::Timing;
 use agent_core::view::{FenceReceipt, VoterReport};
@@ -30,6 +31,10 @@ pub struct LeaseStatus {
     pub fenced: Epoch,
     /// The epoch that this node's voter has pledged to.
     pub pledge: Epoch,
+    /// When the newest renewal that a majority acknowledged was about to be sent; `None` where no lease is valid.
+    pub renewed: Option<ClockReading>,
+    /// The terms by which the next renewal is sent.
+    pub timing: Timing,
 }
 
 impl LeaseStatus {
@@ -91,7 +96,7 @@ pub struct Lease {
 }
 
 pub(super) struct Shared {
-    pub(super) inner: Mutex<Inner>,
+    pub(super) sides: Mutex<Sides>,
     pub(super) socket: UdpSocket,
     pub(super) status: watch::Sender<LeaseStatus>,
     pub(super) fencer: Option<Fencer>,
@@ -101,31 +106,14 @@ pub(super) struct Shared {
     writing: Mutex<()>,
 }
 
-pub(super) struct Inner {
-    pub(super) me: NodeId,
-    pub(super) incarnation: u64,
-    pub(super) key: Option<Key>,
-    pub(super) voter: Voter,
-    pub(super) holder: Option<Holder>,
-    /// The holder side of the epoch before, while this node goes on in the next without a stop.
-    pub(super) before: Option<Holder>,
-    pub(super) fenced: Epoch,
-    pub(super) voters: LeaseVoters,
-    pub(super) peers: BTreeMap<NodeId, (String, Option<SocketAddr>)>,
-    pub(super) timing: Timing,
-    pub(super) next_renewal: ClockReading,
-    /// The process that ends the server if this one does not; `None` on a witness.
-    pub(super) guarded: Option<Guarded>,
-}
-
 impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Sides> {
         // The agent aborts on a panic, so a poisoned lock is never seen in production; in tests its content is whole.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sides.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn publish(&self, inner: &Inner) {
-        let status = inner.status();
+    pub(super) fn publish(&self, sides: &Sides) {
+        let status = sides.status();
         let mut before = status;
         self.status.send_if_modified(|old| {
             before = std::mem::replace(old, status);
@@ -139,171 +127,6 @@ impl Shared {
         }
     }
 }
-
-impl Inner {
-    fn status(&self) -> LeaseStatus {
-        let now = clock::read();
-        let current = self.holder.as_ref();
-        let deadline = self
-            .confirmed_by_voters(now)
-            .and_then(|deadline| match &self.guarded {
-                Some(guarded) => guarded.limit(deadline),
-                None => Some(deadline),
-            })
-            .filter(|deadline| !now.any_reached(*deadline));
-        LeaseStatus {
-            epoch: current.map_or(Epoch(0), Holder::epoch),
-            deadline,
-            fenced: self.fenced,
-            pledge: self.voter.pledge(),
-        }
-    }
-
-    /// Until when a majority of the voters supports this node. While one epoch passes into the next without a stop, the
-    /// lease that is held is the longer of the two.
-    pub(super) fn confirmed_by_voters(&self, now: ClockReading) -> Option<ClockReading> {
-        [self.holder.as_ref(), self.before.as_ref()]
-            .into_iter()
-            .flatten()
-            .filter(|holder| holder.valid(now))
-            .filter_map(Holder::deadline)
-            .max_by_key(|deadline| deadline.boot_ns.min(deadline.raw_ns))
-    }
-
-    /// Has the guard know until when the server may write. If it has ended the server already, the lease is over.
-    pub(super) fn tend_guard(&mut self, now: ClockReading) -> Option<Epoch> {
-        let until = self.confirmed_by_voters(now);
-        let epoch = self.holder.as_ref().map(Holder::epoch);
-        let held = epoch.filter(|epoch| *epoch > self.fenced).zip(until);
-        let ended = self.guarded.as_mut()?.tend(held, self.timing.renew(), now)?;
-        self.end_up_to(ended);
-        Some(ended)
-    }
-
-    fn end_up_to(&mut self, epoch: Epoch) {
-        for holder in [self.holder.as_mut(), self.before.as_mut()]
-            .into_iter()
-            .flatten()
-            .filter(|holder| holder.epoch() <= epoch)
-        {
-            holder.end();
-        }
-    }
-
-    /// Whether a lease was held and none is now: the server must end. What was fenced has had its end already: it says
-    /// nothing about a later epoch, whose first renewal may still be under way.
-    pub(super) fn ran_out(&mut self, now: ClockReading) -> Option<Epoch> {
-        let fenced = self.fenced;
-        let guard_is_due = self.guarded.as_ref().is_some_and(|guarded| guarded.ran_out(now));
-        let mut sides: Vec<&mut Holder> = [self.holder.as_mut(), self.before.as_mut()]
-            .into_iter()
-            .flatten()
-            .filter(|holder| holder.epoch() > fenced)
-            .collect();
-        if guard_is_due {
-            sides.iter_mut().for_each(|holder| holder.end());
-        }
-        if sides.iter().any(|holder| holder.valid(now)) {
-            return None;
-        }
-        let over = sides.iter_mut().any(|holder| holder.is_over(now));
-        let newest = sides.iter().map(|holder| holder.epoch()).max()?;
-        over.then_some(newest)
-    }
-
-    /// How long this node is bound to epochs below `next`: as a voter, and as a holder whose own lease still runs.
-    fn bound_for(&self, next: Epoch, now: ClockReading) -> Duration {
-        let own = [self.holder.as_ref(), self.before.as_ref()].into_iter().flatten();
-        let held = own
-            .filter(|holder| holder.epoch() < next && holder.valid(now))
-            .filter_map(Holder::deadline);
-        let left = held
-            .map(|deadline| now.until_any(deadline))
-            .max()
-            .unwrap_or_default();
-        self.voter.bound_for(next, now).max(left)
-    }
-
-    /// The renewals to send now.
-    pub(super) fn renewals(&mut self, now: ClockReading) -> Vec<(SocketAddr, Datagram)> {
-        let Some(holder) = self.holder.as_mut().filter(|holder| holder.epoch() > self.fenced) else {
-            return Vec::new();
-        };
-        let Some(renewal) = holder.renew(now) else {
-            return Vec::new();
-        };
-        // Before the first majority every moment counts; afterwards the profile says how often.
-        let pause = if holder.deadline().is_some() {
-            self.timing.renew()
-        } else {
-            FIRST_RENEWALS
-        };
-        self.next_renewal = now.plus(pause);
-        let promise = self.timing.promise();
-        let mut out = Vec::new();
-        for node in self.voters.all() {
-            if node == self.me {
-                let answer = self
-                    .voter
-                    .renew(renewal.epoch, self.incarnation, promise, clock::read());
-                if answer == RenewAnswer::Granted
-                    && let Some(holder) = self.holder.as_mut()
-                {
-                    holder.acknowledged(renewal.round, node, &self.voters, clock::read());
-                }
-            } else if let Some((_, Some(address))) = self.peers.get(&node) {
-                let datagram = Datagram {
-                    from: self.me,
-                    to: node,
-                    epoch: renewal.epoch,
-                    round: renewal.round,
-                    incarnation: self.incarnation,
-                    kind: Kind::Renew { promise },
-                };
-                out.push((*address, datagram));
-            }
-        }
-        out
-    }
-
-    /// Takes a datagram; gives the answer that goes back to its sender, if there is one.
-    pub(super) fn receive(&mut self, datagram: Datagram, now: ClockReading) -> Option<Datagram> {
-        if datagram.to != self.me {
-            return None;
-        }
-        match datagram.kind {
-            Kind::Renew { promise } => {
-                let answer = self
-                    .voter
-                    .renew(datagram.epoch, datagram.incarnation, promise, now);
-                let kind = match answer {
-                    RenewAnswer::Granted => Kind::Granted,
-                    RenewAnswer::Pledged { to } => Kind::Pledged { to },
-                    RenewAnswer::TooLong => Kind::TooLong,
-                };
-                Some(Datagram {
-                    from: self.me,
-                    to: datagram.from,
-                    kind,
-                    ..datagram
-                })
-            }
-            Kind::Granted if datagram.incarnation == self.incarnation => {
-                for holder in [self.holder.as_mut(), self.before.as_mut()].into_iter().flatten() {
-                    if holder.epoch() == datagram.epoch {
-                        holder.acknowledged(datagram.round, datagram.from, &self.voters, now);
-                    }
-                }
-                None
-            }
-            // A refusal is no reason to stop: a majority of the others may still grant it.
-            Kind::Granted | Kind::Pledged { .. } | Kind::TooLong => None,
-        }
-    }
-}
-
-/// How often a holder asks until a first majority has answered.
-const FIRST_RENEWALS: Duration = Duration::from_millis(50);
 
 impl Lease {
     /// The lease as it is now.
@@ -357,33 +180,33 @@ impl Lease {
     /// Resolves names, so it is not for the lease's own thread.
     pub fn follow(&self, me: NodeId, state: &ClusterState) {
         let addresses = self.resolve(state);
-        let mut inner = self.shared.lock();
-        inner.me = me;
-        inner.key = Some(Key::derive(
+        let mut sides = self.shared.lock();
+        sides.me = me;
+        sides.key = Some(Key::derive(
             &state.cluster_id,
             &state.secrets.replication_password,
         ));
-        inner.peers = addresses;
-        inner.voters = state.voters.clone();
-        inner.timing = state.settings.timing;
+        sides.peers = addresses;
+        sides.voters = state.voters.clone();
+        sides.timing = state.settings.timing;
         let lease = state.settings.timing.lease();
-        let held = inner.holder.as_ref().map(Holder::epoch);
+        let held = sides.holder.as_ref().map(Holder::epoch);
         match (state.holder == Some(me), held) {
             (true, Some(epoch)) if epoch == state.epoch => {
-                if let Some(holder) = inner.holder.as_mut() {
+                if let Some(holder) = sides.holder.as_mut() {
                     holder.set_lease(lease);
                 }
             }
-            (true, _) if state.epoch > inner.fenced && state.epoch >= inner.voter.pledge() => {
-                inner.before = inner.holder.take();
-                inner.holder = Some(Holder::new(state.epoch, lease));
-                inner.next_renewal = clock::read();
+            (true, _) if state.epoch > sides.fenced && state.epoch >= sides.voter.pledge() => {
+                sides.before = sides.holder.take();
+                sides.holder = Some(Holder::new(state.epoch, lease));
+                sides.next_renewal = clock::read();
             }
             (false, Some(epoch)) => {
                 // Another node holds a later epoch, so this node's lease has ended, whatever its clocks say.
-                inner.holder = None;
-                inner.before = None;
-                if inner.fenced < epoch
+                sides.holder = None;
+                sides.before = None;
+                if sides.fenced < epoch
                     && let Some(fencer) = &self.shared.fencer
                 {
                     fencer.lease_over(epoch);
@@ -391,8 +214,8 @@ impl Lease {
             }
             _ => {}
         }
-        self.shared.publish(&inner);
-        drop(inner);
+        self.shared.publish(&sides);
+        drop(sides);
         self.wake();
     }
 
@@ -425,12 +248,12 @@ impl Lease {
     pub fn allow_promises(&self, limit: Duration) -> Result<(), PledgeError> {
         let _one_writer = self.shared.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let pledge = {
-            let inner = self.shared.lock();
-            if inner.voter.promise_limit() >= limit {
+            let sides = self.shared.lock();
+            if sides.voter.promise_limit() >= limit {
                 return Ok(());
             }
             Pledge {
-                epoch: inner.voter.pledge(),
+                epoch: sides.voter.pledge(),
                 promise_limit: limit,
             }
         };
@@ -448,11 +271,11 @@ impl Lease {
     /// How much longer the voter is bound to epochs below `next`, given a proof that arrived with the question.
     #[must_use]
     pub fn bound_for(&self, next: Epoch, receipt: Option<&FenceReceipt>) -> Duration {
-        let mut inner = self.shared.lock();
+        let mut sides = self.shared.lock();
         if let Some(receipt) = receipt {
-            inner.voter.receipt(receipt);
+            sides.voter.receipt(receipt);
         }
-        inner.bound_for(next, clock::read())
+        sides.bound_for(next, clock::read())
     }
 
     /// Pledges to `next`, if nothing binds the voter; the pledge is on disk on return. Blocks on the disk.
@@ -462,19 +285,19 @@ impl Lease {
     pub fn release(&self, next: Epoch, receipt: Option<&FenceReceipt>) -> Result<ReleaseAnswer, PledgeError> {
         let _one_writer = self.shared.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let pledge = {
-            let mut inner = self.shared.lock();
+            let mut sides = self.shared.lock();
             if let Some(receipt) = receipt {
-                inner.voter.receipt(receipt);
+                sides.voter.receipt(receipt);
             }
-            let bound = inner.bound_for(next, clock::read());
+            let bound = sides.bound_for(next, clock::read());
             if !bound.is_zero() {
                 return Ok(ReleaseAnswer::Bound(bound));
             }
-            inner.voter.release(next);
-            self.shared.publish(&inner);
+            sides.voter.release(next);
+            self.shared.publish(&sides);
             Pledge {
-                epoch: inner.voter.pledge(),
-                promise_limit: inner.voter.promise_limit(),
+                epoch: sides.voter.pledge(),
+                promise_limit: sides.voter.promise_limit(),
             }
         };
         // Written again even if the voter had pledged before: an earlier write may have failed.
@@ -485,24 +308,24 @@ impl Lease {
     /// The server of `epoch` was ended: this agent never renews that epoch again.
     pub fn fenced(&self, epoch: Epoch) {
         let mut guard = self.shared.lock();
-        let inner = &mut *guard;
-        inner.fenced = inner.fenced.max(epoch);
-        inner.end_up_to(epoch);
-        if let Some(guarded) = &mut inner.guarded {
+        let sides = &mut *guard;
+        sides.fenced = sides.fenced.max(epoch);
+        sides.end_up_to(epoch);
+        if let Some(guarded) = &mut sides.guarded {
             guarded.disarm(epoch);
         }
-        self.shared.publish(inner);
+        self.shared.publish(sides);
         self.needs_no_lease(epoch);
     }
 
     /// Stops renewing `epoch` before its server has been ended; what is left of the lease is not used.
     pub fn stop_renewing(&self, epoch: Epoch) {
-        let mut inner = self.shared.lock();
-        if let Some(holder) = inner.holder.as_mut().filter(|holder| holder.epoch() <= epoch) {
+        let mut sides = self.shared.lock();
+        if let Some(holder) = sides.holder.as_mut().filter(|holder| holder.epoch() <= epoch) {
             holder.end();
         }
-        self.shared.publish(&inner);
-        drop(inner);
+        self.shared.publish(&sides);
+        drop(sides);
         self.wake();
     }
 
@@ -521,7 +344,7 @@ impl Lease {
         incarnation: u64,
     ) -> Lease {
         let now = clock::read();
-        let inner = Inner {
+        let sides = Sides {
             me: NodeId(0),
             incarnation,
             key: None,
@@ -535,9 +358,9 @@ impl Lease {
             next_renewal: now,
             guarded: fences.guard.map(Guarded::new),
         };
-        let status = watch::channel(inner.status()).0;
+        let status = watch::channel(sides.status()).0;
         let shared = Shared {
-            inner: Mutex::new(inner),
+            sides: Mutex::new(sides),
             socket,
             status,
             fencer: fences.fencer,
@@ -548,53 +371,5 @@ impl Lease {
         Lease {
             shared: Arc::new(shared),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(ms: u64) -> ClockReading {
-        ClockReading {
-            boot_ns: ms * 1_000_000,
-            raw_ns: ms * 1_000_000,
-        }
-    }
-
-    /// A node whose lease of epoch 5 has run out at 100 ms, and which has just been granted epoch 6.
-    fn granted_again(fenced: u64) -> Inner {
-        let lease = Duration::from_millis(100);
-        let mut voters = LeaseVoters::default();
-        voters.install(1, &[[NodeId(1)].into()], true);
-        let mut before = Holder::new(Epoch(5), lease);
-        let renewal = before.renew(at(0)).expect("a fresh holder renews");
-        assert!(before.acknowledged(renewal.round, NodeId(1), &voters, at(1)));
-        Inner {
-            me: NodeId(1),
-            incarnation: 1,
-            key: None,
-            voter: Voter::started(Epoch(6), lease, at(0)),
-            holder: Some(Holder::new(Epoch(6), lease)),
-            before: Some(before),
-            fenced: Epoch(fenced),
-            voters,
-            peers: BTreeMap::new(),
-            timing: Timing::default(),
-            next_renewal: at(150),
-            guarded: None,
-        }
-    }
-
-    #[test]
-    fn an_epoch_that_was_fenced_does_not_end_the_next_one_before_its_first_renewal() {
-        assert_eq!(granted_again(5).ran_out(at(150)), None);
-    }
-
-    #[test]
-    fn a_lease_that_ran_out_before_the_next_was_confirmed_ends_the_server() {
-        let mut inner = granted_again(4);
-        assert_eq!(inner.ran_out(at(99)), None, "the lease of epoch 5 still holds");
-        assert_eq!(inner.ran_out(at(150)), Some(Epoch(6)));
     }
 }

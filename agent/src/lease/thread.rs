@@ -71,14 +71,14 @@ fn run(shared: &Arc<Shared>) {
         let Ok((length, from)) = shared.socket.recv_from(&mut buffer) else {
             continue;
         };
-        let mut inner = shared.lock();
-        let Some(key) = inner.key.clone() else { continue };
+        let mut sides = shared.lock();
+        let Some(key) = sides.key.clone() else { continue };
         let Some(datagram) = Datagram::decode(&buffer[..length], &key) else {
             continue;
         };
-        let answer = inner.receive(datagram, clock::read());
-        shared.publish(&inner);
-        drop(inner);
+        let answer = sides.receive(datagram, clock::read());
+        shared.publish(&sides);
+        drop(sides);
         if let Some(answer) = answer {
             send(shared, from, &answer.encode(&key));
         }
@@ -97,18 +97,18 @@ fn wait_for(socket: &UdpSocket, guard: Option<&Socket>, wait: Duration) {
 /// Does what is due, and says how long nothing else will be; with the guard's connection, which may end the wait.
 fn step(shared: &Shared) -> (Duration, Option<Arc<Socket>>) {
     let now = clock::read();
-    let mut inner = shared.lock();
-    let ended = inner.tend_guard(now);
-    if let Some(epoch) = inner.ran_out(now).max(ended)
+    let mut sides = shared.lock();
+    let ended = sides.tend_guard(now);
+    if let Some(epoch) = sides.ran_out(now).max(ended)
         && let Some(fencer) = &shared.fencer
     {
         fencer.lease_over(epoch);
     }
-    let mut wait = now.until_any(inner.next_renewal);
+    let mut wait = now.until_any(sides.next_renewal);
     let mut outgoing = Vec::new();
     if wait.is_zero() {
-        let key = inner.key.clone();
-        outgoing = inner
+        let key = sides.key.clone();
+        outgoing = sides
             .renewals(now)
             .into_iter()
             .filter_map(|(to, d)| Some((to, d.encode(key.as_ref()?))))
@@ -116,10 +116,10 @@ fn step(shared: &Shared) -> (Duration, Option<Arc<Socket>>) {
         wait = if outgoing.is_empty() {
             LONGEST_WAIT
         } else {
-            now.until_any(inner.next_renewal)
+            now.until_any(sides.next_renewal)
         };
     }
-    for deadline in [inner.holder.as_ref(), inner.before.as_ref()]
+    for deadline in [sides.holder.as_ref(), sides.before.as_ref()]
         .into_iter()
         .flatten()
         .filter_map(|h| h.deadline())
@@ -129,9 +129,9 @@ fn step(shared: &Shared) -> (Duration, Option<Arc<Socket>>) {
             wait = wait.min(left);
         }
     }
-    shared.publish(&inner);
-    let guard = inner.guarded.as_ref().and_then(Guarded::line);
-    drop(inner);
+    shared.publish(&sides);
+    let guard = sides.guarded.as_ref().and_then(Guarded::line);
+    drop(sides);
     for (to, bytes) in outgoing {
         send(shared, to, &bytes);
     }

@@ -90,7 +90,7 @@ impl Nodes {
                 cluster_id: uuid::Uuid::new_v4().to_string(),
                 name: "driver".to_owned(),
                 members: members.collect(),
-                settings: Settings::default(),
+                settings: Box::default(),
                 secrets: secrets.clone(),
             })
             .expect("founded");
@@ -248,6 +248,7 @@ fn start_node(
         Arc::new(seat),
         lease,
         Some((instance.clone(), fencer)),
+        Default::default(),
         &state_dir,
     );
     let coordinator = Coordinator::new(node.clone());

@@ -2,7 +2,7 @@
 
 use crate::network::{Client, echo, from_now, gate, in_own_network, place};
 use crate::{assert_open, assert_shut, refusal};
-use agent::config::KernelLeasePolicy;
+use agent::config::FencePolicy;
 use agent::fencing::kernel_lease::{KernelLease, KernelLeaseError, KernelLeasing, Standing, Wanted, probe};
 use agent::lease::clock;
 use agent_core::ids::Epoch;
@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 fn started(server: SocketAddr) -> KernelLease {
-    let leasing = KernelLeasing::start(KernelLeasePolicy::Required, place(server), clock::read);
+    let leasing = KernelLeasing::start(FencePolicy::Required, place(server), clock::read);
     let leasing = leasing.expect("nf_tables in a namespace of its own");
     leasing.handle().expect("required, so it is on").clone()
 }
@@ -67,7 +67,7 @@ fn switched_off_it_removes_what_an_earlier_agent_left() {
         let server = echo("127.0.0.1:0");
         gate(server).close().expect("shut");
         assert_shut(server);
-        let leasing = KernelLeasing::start(KernelLeasePolicy::Off, place(server), clock::read).expect("off");
+        let leasing = KernelLeasing::start(FencePolicy::Off, place(server), clock::read).expect("off");
         assert!(leasing.handle().is_none());
         assert_eq!(leasing.to_string(), "off");
         assert_open(server);
@@ -94,17 +94,15 @@ fn a_trial_leaves_nothing_behind_and_touches_no_packet() {
 fn process_without_the_capability() {
     let server = SocketAddr::from(([127, 0, 0, 1], 5432));
     let start = |policy| KernelLeasing::start(policy, place(server), clock::read);
-    let automatic = start(KernelLeasePolicy::Automatic).expect("it does without");
+    let automatic = start(FencePolicy::Automatic).expect("it does without");
     assert!(
         matches!(automatic, KernelLeasing::Missing(KernelLeaseError::NotPermitted)),
         "{automatic}"
     );
     assert!(automatic.to_string().starts_with("missing: "), "{automatic}");
-    let required = start(KernelLeasePolicy::Required)
-        .err()
-        .expect("it must not start");
+    let required = start(FencePolicy::Required).err().expect("it must not start");
     assert!(required.to_string().contains("CAP_NET_ADMIN"), "{required}");
-    assert!(matches!(start(KernelLeasePolicy::Off), Ok(KernelLeasing::Off)));
+    assert!(matches!(start(FencePolicy::Off), Ok(KernelLeasing::Off)));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::Frame;
 use crate::failure::Failure;
 use crate::output::{self, Format, bytes, or_dash};
 use crate::wall_time::{span, utc};
-use proto::control::EpochRecord;
+use proto::control::{EpochRecord, StonithProof};
 
 /// Lists the epochs: when, who, why, how long until writable, timeline and LSN
 #[derive(Debug, clap::Args)]
@@ -53,7 +53,31 @@ pub async fn run(frame: &Frame, args: &Args) -> Result<(), Failure> {
             ))?;
         }
     }
+    for record in &records {
+        for proof in &record.stonith {
+            output::line(turned_off(record.epoch, proof))?;
+        }
+    }
     Ok(())
+}
+
+fn turned_off(epoch: u64, proof: &StonithProof) -> String {
+    let code = proof
+        .exit_code
+        .map(|code| format!(", exit code {code}"))
+        .unwrap_or_default();
+    let said = if proof.output.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", proof.output)
+    };
+    format!(
+        "{}: {}, the holder of epoch {epoch}, was turned off by {} with {}{code}{said}",
+        utc(proof.at_unix_ms),
+        proof.node,
+        proof.by,
+        proof.device
+    )
 }
 
 fn row(record: &EpochRecord) -> Vec<String> {

@@ -129,6 +129,16 @@ pub fn notes(member: &Member) -> Vec<String> {
         notes.push(member.trouble.clone());
     }
     notes.extend(member.ailments.iter().cloned());
+    if let Some(fence) = &member.fenced {
+        notes.push(format!("FENCED by hand ({})", fence.reason));
+    }
+    if let Some(watchdog) = member
+        .watchdog
+        .as_ref()
+        .filter(|watchdog| watchdog.state == "absent")
+    {
+        notes.push(format!("watchdog absent ({})", watchdog.detail));
+    }
     if member.maintenance {
         notes.push("maintenance".to_owned());
     }

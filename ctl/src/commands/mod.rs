@@ -7,6 +7,7 @@ pub mod dsn;
 pub mod events;
 pub mod explain;
 pub mod failover;
+pub mod fence;
 pub mod history;
 pub mod list;
 pub mod member;
@@ -16,6 +17,7 @@ pub mod resume;
 pub mod status;
 pub mod switchover;
 pub mod topology;
+pub mod unfence;
 pub mod version;
 
 use crate::cli::{Cli, Command};
@@ -44,6 +46,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(args) => status::run(&frame()?, &args).await,
         Command::Switchover(args) => switchover::run(&frame()?, &args).await,
         Command::Failover(args) => failover::run(&frame()?, &args).await,
+        Command::Fence(args) => fence::run(&frame()?, &args).await,
+        Command::Unfence(args) => unfence::run(&frame()?, &args).await,
         Command::Explain(args) => explain::run(&frame()?, &args).await,
         Command::History(args) => history::run(&frame()?, &args).await,
         Command::Events(args) => events::run(&frame()?, &args).await,

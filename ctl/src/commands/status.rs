@@ -109,6 +109,20 @@ fn lines(cluster: &Cluster) -> Vec<String> {
             format!("to {}, since {}", order.to, utc(order.since_unix_ms)),
         );
     }
+    let armed: Vec<&str> = cluster
+        .members
+        .iter()
+        .filter(|member| {
+            member
+                .watchdog
+                .as_ref()
+                .is_some_and(|watchdog| watchdog.state == "armed")
+        })
+        .map(|member| member.name.as_str())
+        .collect();
+    if !armed.is_empty() {
+        fact("watchdog", format!("armed on {}", armed.join(", ")));
+    }
     for member in &cluster.members {
         for disk in &member.disks {
             fact(&format!("disk of {}", member.name), room(disk));

@@ -27,6 +27,7 @@ pub struct Script {
     /// What each write is answered with; the last one again and again.
     pub refusal: Option<Status>,
     pub risk: FailoverRisk,
+    pub fence_test: wire::FenceTest,
     /// The messages of each stream that is opened, one after the other. A stream without an outcome breaks off.
     pub streams: VecDeque<Vec<Told>>,
     pub events: Vec<Event>,
@@ -174,6 +175,29 @@ impl Control for Agent {
         request: Request<wire::MaintenanceRequest>,
     ) -> Result<Response<Change>, Status> {
         self.write(&request.into_inner().request)
+    }
+    async fn fence_node(&self, request: Request<wire::FenceNodeRequest>) -> Result<Response<Change>, Status> {
+        self.write(&request.into_inner().request)
+    }
+    async fn unfence_node(
+        &self,
+        request: Request<wire::UnfenceNodeRequest>,
+    ) -> Result<Response<Change>, Status> {
+        self.write(&request.into_inner().request)
+    }
+    async fn confirm_off(
+        &self,
+        request: Request<wire::ConfirmOffRequest>,
+    ) -> Result<Response<Change>, Status> {
+        self.write(&request.into_inner().request)
+    }
+    async fn test_fence(
+        &self,
+        _: Request<wire::TestFenceRequest>,
+    ) -> Result<Response<wire::FenceTest>, Status> {
+        Ok(Response::new(
+            self.script.lock().expect("no panic").fence_test.clone(),
+        ))
     }
 }
 

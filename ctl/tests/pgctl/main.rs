@@ -217,6 +217,13 @@ fn writing_commands_say_what_they_did() {
         ),
         (vec!["member", "maintenance", "n2", "on"], "left out"),
         (vec!["member", "remove", "n2", "--yes"], "no member any more"),
+        (vec!["fence", "n2", "--yes"], "n2 is fenced"),
+        (
+            vec!["fence", "n1", "--yes", "--yes-fence-primary"],
+            "n1 is fenced",
+        ),
+        (vec!["fence", "confirm", "n1", "--yes"], "n1 is off"),
+        (vec!["unfence", "n2"], "n2 may run again"),
     ] {
         let output = pgctl(&[running.address], &words);
         assert_eq!(code(&output), 0, "{words:?}: {}", err(&output));
@@ -421,4 +428,34 @@ fn a_context_is_written_shown_and_used() {
     std::fs::write(dir.join("pgctl/context.toml"), "endpoint = 5").expect("written");
     assert_eq!(code(&pgctl(&["list"])), 2);
     std::fs::remove_dir_all(&dir).expect("removed");
+}
+
+#[test]
+fn a_fence_device_is_tried_from_every_agent() {
+    let said = |by: &str, power: &str, error: &str| proto::control::FenceTestResult {
+        by: by.to_owned(),
+        power: power.to_owned(),
+        device: "fence_ipmilan".to_owned(),
+        error: error.to_owned(),
+        ..Default::default()
+    };
+    let running = scripted(Script {
+        cluster: cluster(),
+        fence_test: proto::control::FenceTest {
+            node: "n2".to_owned(),
+            results: vec![said("n1", "on", ""), said("n3", "", "no route to 10.0.9.2")],
+            turned_off: None,
+        },
+        ..Script::default()
+    });
+    let table = pgctl(&[running.address], &["fence", "test", "n2"]);
+    assert_eq!(code(&table), 1, "n3 does not reach it");
+    assert!(out(&table).contains("no route to 10.0.9.2"), "{}", out(&table));
+    assert!(err(&table).contains("n3 could not ask"), "{}", err(&table));
+    let document = json(&pgctl(&[running.address], &["fence", "test", "n2", "-o", "json"]));
+    assert_eq!(document["results"][0]["power"], "on");
+    let unasked = pgctl(&[running.address], &["fence", "test", "n2", "--off"]);
+    assert_eq!(code(&unasked), 2, "nothing is turned off without a yes");
+    let nobody = pgctl(&[running.address], &["fence"]);
+    assert_eq!(code(&nobody), 2);
 }

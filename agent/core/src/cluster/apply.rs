@@ -98,7 +98,7 @@ impl ClusterState {
                 self.name.clone_from(name);
                 self.members.clone_from(members);
                 self.next_node = members.keys().map(|node| node.0 + 1).max().unwrap_or(1);
-                self.settings = settings.clone();
+                self.settings.clone_from(settings);
                 self.secrets = secrets.clone();
                 Ok(Applied::Done)
             }
@@ -189,6 +189,9 @@ impl ClusterState {
                 self.record(*at, "failover-order-dropped", why.clone());
                 Ok(Applied::Done)
             }
+            Command::FenceNode { node, reason, at, .. } => self.fence_node(*node, reason, *at),
+            Command::UnfenceNode { node, at, .. } => self.unfence_node(*node, *at),
+            Command::RecordStonith { proof, .. } => self.record_stonith(proof),
             Command::Note { kind, text, at } => {
                 self.record(*at, kind, text.clone());
                 Ok(Applied::Done)
@@ -240,6 +243,7 @@ impl ClusterState {
             return Ok(Applied::Unchanged);
         }
         self.maintenance.remove(&node);
+        self.fenced.remove(&node);
         self.record(at, "member-removed", format!("{name} was node {node}"));
         Ok(Applied::Done)
     }
@@ -263,8 +267,14 @@ impl ClusterState {
                 ));
             }
         }
+        let fence = self.fenced.get(&old).cloned();
         self.remove_member(old, at)?;
-        self.add_member(member, at)
+        let added = self.add_member(member, at)?;
+        if let (Some(fence), Applied::Member { node }) = (fence, &added) {
+            // It is the same machine: losing its state must not set it free.
+            self.fenced.insert(*node, fence);
+        }
+        Ok(added)
     }
 
     fn announce(&mut self, node: NodeId, told: &Member) -> Outcome {
@@ -344,6 +354,7 @@ impl ClusterState {
             granted_at: change.at,
             opened_at: None,
             may_have_lost_bytes: change.may_lose_bytes,
+            stonith: Vec::new(),
         };
         self.epoch = epoch;
         self.holder = Some(change.to);
@@ -550,8 +561,11 @@ impl Command {
             | Command::Pause { request, .. }
             | Command::Resume { request, .. }
             | Command::Maintenance { request, .. }
+            | Command::FenceNode { request, .. }
+            | Command::UnfenceNode { request, .. }
             | Command::StartSwitchover { request, .. }
             | Command::OrderFailover { request, .. } => Some(request),
+            Command::RecordStonith { request, .. } => request.as_ref(),
             Command::Found { .. }
             | Command::AnnounceMember { .. }
             | Command::VotersSettled { .. }

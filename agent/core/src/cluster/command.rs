@@ -1,4 +1,4 @@
-use super::{Member, Secrets, Settings, SyncRule};
+use super::{Member, Secrets, Settings, StonithProof, SyncRule};
 use crate::ids::{Epoch, NodeId, RequestId};
 use crate::pg::{Lsn, Position, SystemId, TimelineId};
 use crate::time::WallTime;
@@ -15,7 +15,7 @@ pub enum Command {
         cluster_id: String,
         name: String,
         members: BTreeMap<NodeId, Member>,
-        settings: Settings,
+        settings: Box<Settings>,
         secrets: Secrets,
     },
     /// Gives a new member its number. It joins the Raft group afterwards.
@@ -130,6 +130,23 @@ pub enum Command {
         member: Member,
         at: WallTime,
     },
+    /// Keeps a node from holding the lease and from running its server, until it is unfenced.
+    FenceNode {
+        request: RequestId,
+        node: NodeId,
+        reason: String,
+        at: WallTime,
+    },
+    UnfenceNode {
+        request: RequestId,
+        node: NodeId,
+        at: WallTime,
+    },
+    /// The holder of an epoch was turned off. `request`: an operator's word for it, instead of a device's.
+    RecordStonith {
+        request: Option<RequestId>,
+        proof: Box<StonithProof>,
+    },
 }
 
 /// Why an epoch was granted.
@@ -222,8 +239,11 @@ impl Command {
             | Command::EndSwitchover { at, .. }
             | Command::OrderFailover { at, .. }
             | Command::DropFailoverOrder { at, .. }
+            | Command::FenceNode { at, .. }
+            | Command::UnfenceNode { at, .. }
             | Command::Note { at, .. } => *at = now,
             Command::ChangeEpoch(change) => change.at = now,
+            Command::RecordStonith { proof, .. } => proof.at = now,
             Command::Found { .. } | Command::AnnounceMember { .. } | Command::VotersSettled { .. } => {}
         }
         self

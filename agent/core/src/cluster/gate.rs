@@ -3,7 +3,9 @@
 //! The coordinator asks it before it proposes, `pgctl explain` prints it, and every node asks it again when it applies
 //! the grant. It looks at nothing but the replicated state and the grant itself.
 
-use super::{Cause, ClusterState, EpochChange, MemberKind, Release, SyncMode, SyncRule};
+use super::{
+    Cause, ClusterState, EpochChange, MemberKind, Release, StonithMode, SyncMode, SyncRule, own_word,
+};
 use crate::ids::NodeId;
 use crate::pg::Position;
 use crate::reason::Reason;
@@ -17,6 +19,7 @@ pub fn check(state: &ClusterState, change: &EpochChange) -> Vec<Reason> {
         automation_is_on(state, change),
         target_can_hold(state, change),
         old_holder_is_fenced(state, change),
+        old_holder_is_off(state, change),
         acknowledged_commits_are_kept(state, change),
         target_is_furthest(state, change),
         new_rule_fits(state, change),
@@ -109,6 +112,11 @@ fn target_can_hold(state: &ClusterState, change: &EpochChange) -> Reason {
             format!("{name} is a witness and has no data"),
             "choose a data node",
         ),
+        Some(_) if state.fenced.contains_key(&change.to) => Reason::shut(
+            ID,
+            format!("{name} is fenced by hand: {}", state.fenced[&change.to].reason),
+            format!("pgctl unfence {name}"),
+        ),
         Some(_) if state.maintenance.contains(&change.to) && !by_hand && !stays(state, change) => {
             Reason::shut(
                 ID,
@@ -154,6 +162,41 @@ fn old_holder_is_fenced(state: &ClusterState, change: &EpochChange) -> Reason {
             ),
             "a majority of the voters: start their agents, or restore the network between them",
         )
+    }
+}
+
+/// In `required` mode the end of a lease is not enough: it cannot cover a machine whose clocks were stopped from outside.
+fn old_holder_is_off(state: &ClusterState, change: &EpochChange) -> Reason {
+    const ID: &str = "old-holder-is-off";
+    let Some(holder) = state.holder else {
+        return Reason::open(ID, "there was no holder yet");
+    };
+    let name = state.name_of(holder);
+    if state.settings.stonith != StonithMode::Required {
+        return Reason::open(
+            ID,
+            format!("stonith = {}: not asked for", state.settings.stonith.name()),
+        );
+    }
+    if change.to == holder && stays(state, change) {
+        return Reason::open(ID, format!("{name} itself goes on"));
+    }
+    if let Some(word) = own_word(state, change.receipt.as_ref(), &change.released) {
+        return Reason::open(ID, word);
+    }
+    match state.holder_off() {
+        Some(proof) => Reason::open(
+            ID,
+            format!("{name} was turned off by {} with {}", proof.by, proof.device),
+        ),
+        None => Reason::shut(
+            ID,
+            format!("stonith = required, and nothing proves that {name} is off"),
+            format!(
+                "its fence device turns it off, or {name} comes back and says that its server has ended; if you have \
+                 seen that it is off: pgctl fence confirm {name}"
+            ),
+        ),
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod apply;
 mod command;
+mod fencing;
 pub mod gate;
 mod orders;
 mod risk;
@@ -22,6 +23,8 @@ mod voters;
 
 pub use apply::{Applied, Rejected};
 pub use command::{Cause, Command, EpochChange, Release};
+pub(crate) use fencing::own_word;
+pub use fencing::{HandFence, StonithMode, StonithProof};
 pub use risk::{FailoverRisk, failover_risk};
 pub use settings::{Settings, SettingsError, SyncMode};
 pub use settings_keys::{AssignError, SETTING_KEYS, SettingKey, sync_mode_name};

@@ -181,6 +181,7 @@ mod tests {
             prepared_for: None,
             explain: Vec::new(),
             agent_version: String::new(),
+            watchdog: None,
         }
     }
 

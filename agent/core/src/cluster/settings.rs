@@ -1,3 +1,4 @@
+use super::StonithMode;
 use crate::timing::{Timing, TimingProfile};
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,14 @@ pub struct Settings {
     /// What is kept allocated on each volume to be given up when it is full, bytes, or a hundredth of it where that is
     /// less; 0: nothing.
     pub disk_ballast_bytes: u64,
+    /// Whether the others turn off the machine of a holder whose lease ran out.
+    pub stonith: StonithMode,
+    /// How long one attempt to turn a machine off may take, until the device says that it is off, milliseconds.
+    pub stonith_deadline_ms: u64,
+    /// How long after an attempt that failed the next one follows, milliseconds.
+    pub stonith_pause_ms: u64,
+    /// After how many attempts `best_effort` gives up, 1 to 100. `required` goes on.
+    pub stonith_tries: u32,
 }
 
 impl Default for Settings {
@@ -68,6 +77,10 @@ impl Default for Settings {
             io_stall_after_ms: 3_000,
             disk_reserve_bytes: 64 << 20,
             disk_ballast_bytes: 64 << 20,
+            stonith: StonithMode::None,
+            stonith_deadline_ms: 20_000,
+            stonith_pause_ms: 2_000,
+            stonith_tries: 3,
         }
     }
 }
@@ -178,6 +191,21 @@ impl Settings {
             0,
             64 << 30,
             "0 to 64 GiB",
-        )
+        )?;
+        within(
+            "stonith_deadline_ms",
+            self.stonith_deadline_ms,
+            1_000,
+            600_000,
+            "1000 to 600000",
+        )?;
+        within(
+            "stonith_pause_ms",
+            self.stonith_pause_ms,
+            100,
+            600_000,
+            "100 to 600000",
+        )?;
+        within("stonith_tries", u64::from(self.stonith_tries), 1, 100, "1 to 100")
     }
 }

@@ -1,7 +1,7 @@
 //! The settings by name: one table, from which the configuration file's `[bootstrap]`, `pgctl config` and the
 //! reference page are made.
 
-use super::{Settings, SettingsError, SyncMode};
+use super::{Settings, SettingsError, StonithMode, SyncMode};
 use crate::timing::TimingProfile;
 
 /// One setting of the cluster.
@@ -181,6 +181,38 @@ pub const SETTING_KEYS: &[SettingKey] = &[
         "What the agent keeps allocated on each volume, or a hundredth of it where that is less. It is given up when the \
          volume is full, so that the server can start and clean up, and made again when there is room.",
         disk_ballast_bytes
+    ),
+    SettingKey {
+        name: "stonith",
+        allowed: "none, best_effort or required",
+        doc: "Whether the machine of a primary that was lost is turned off by the others, through the fence devices of their \
+              node files. `best_effort`: beside the failover, which does not wait. `required`: no failover before the device \
+              says that the machine is off, or the primary itself has said that its server ended.",
+        get: |settings| settings.stonith.name().to_owned(),
+        set: |settings, text| {
+            let mode = StonithMode::ALL
+                .into_iter()
+                .find(|mode| mode.name() == text.trim());
+            mode.map(|mode| settings.stonith = mode).is_some()
+        },
+    },
+    number!(
+        "stonith_deadline_ms",
+        "milliseconds, 1000 to 600000",
+        "How long one attempt to turn a machine off may take, until its device says that it is off.",
+        stonith_deadline_ms
+    ),
+    number!(
+        "stonith_pause_ms",
+        "milliseconds, 100 to 600000",
+        "The pause after an attempt that failed.",
+        stonith_pause_ms
+    ),
+    number!(
+        "stonith_tries",
+        "a number, 1 to 100",
+        "After how many attempts `best_effort` gives up; `required` goes on.",
+        stonith_tries
     ),
 ];
 

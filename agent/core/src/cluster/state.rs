@@ -1,4 +1,4 @@
-use super::{LeaseVoters, Settings, SyncRule};
+use super::{HandFence, LeaseVoters, Settings, StonithProof, SyncRule};
 use crate::ids::{Epoch, NodeId, RequestId};
 use crate::pg::{Lsn, SystemId, TimelineId};
 use crate::time::WallTime;
@@ -41,6 +41,9 @@ pub struct ClusterState {
     pub pause: Option<Pause>,
     /// Nodes that are left out of every automatic decision.
     pub maintenance: BTreeSet<NodeId>,
+    /// Nodes that an operator keeps from holding the lease and from running a server.
+    #[serde(default)]
+    pub fenced: BTreeMap<NodeId, HandFence>,
     pub switchover: Option<Switchover>,
     /// How the last switchover ended.
     pub last_switchover: Option<SwitchoverOutcome>,
@@ -123,6 +126,9 @@ pub struct EpochRecord {
     pub opened_at: Option<WallTime>,
     /// Bytes of acknowledged WAL that the operator, or `async` mode, accepted to lose at most.
     pub may_have_lost_bytes: Option<u64>,
+    /// Proofs that this epoch's holder was turned off, oldest first.
+    #[serde(default)]
+    pub stonith: Vec<StonithProof>,
 }
 
 /// Automation is off.

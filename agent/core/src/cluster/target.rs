@@ -50,6 +50,13 @@ pub fn fit_for_switchover<'a>(
             "choose a data node",
         ));
     }
+    if state.fenced.contains_key(&target) {
+        return Err(unfit(
+            "fenced-by-hand",
+            format!("{name} is fenced by hand"),
+            "pgctl unfence it first, or choose another node",
+        ));
+    }
     if state.holder == Some(target) {
         return Err(unfit(
             "already-primary",
@@ -114,6 +121,8 @@ pub fn choose_target(
         let in_set = rule.is_some_and(|rule| rule.k > 0 && rule.members.contains(&node));
         if member.nofailover {
             refused.push(format!("{} is marked nofailover", member.name));
+        } else if state.fenced.contains_key(&node) {
+            refused.push(format!("{} is fenced by hand", member.name));
         } else if state.maintenance.contains(&node) {
             refused.push(format!("{} is in maintenance", member.name));
         } else if !in_set && state.settings.sync_mode != SyncMode::Async {

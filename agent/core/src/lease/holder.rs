@@ -13,6 +13,8 @@ pub struct Holder {
     /// Renewals under way: when each was about to be sent, and who has acknowledged it.
     rounds: BTreeMap<u64, Round>,
     deadline: Option<ClockReading>,
+    /// When the newest renewal that a majority acknowledged was about to be sent.
+    renewed: Option<ClockReading>,
     /// When it stops trying if no majority has answered at all.
     give_up: Option<ClockReading>,
     over: bool,
@@ -51,6 +53,7 @@ impl Holder {
             next_round: 1,
             rounds: BTreeMap::new(),
             deadline: None,
+            renewed: None,
             give_up: None,
             over: false,
         }
@@ -108,13 +111,15 @@ impl Holder {
         if !voters.majority(&found.acks) {
             return false;
         }
-        let deadline = found.sent.plus(found.lease);
+        let sent = found.sent;
+        let deadline = sent.plus(found.lease);
         // Older renewals can only give earlier deadlines.
         self.rounds = self.rounds.split_off(&(round + 1));
         if now.any_reached(deadline) {
             return false;
         }
         self.deadline = Some(deadline);
+        self.renewed = Some(sent);
         true
     }
 
@@ -140,6 +145,12 @@ impl Holder {
     #[must_use]
     pub fn deadline(&self) -> Option<ClockReading> {
         self.deadline
+    }
+
+    /// When the newest renewal that a majority acknowledged was about to be sent; `None` before the first.
+    #[must_use]
+    pub fn renewed(&self) -> Option<ClockReading> {
+        self.renewed
     }
 
     /// When the lease, or the attempt to get one, ends unless a majority answers; `None` before the first renewal.

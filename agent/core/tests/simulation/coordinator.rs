@@ -82,6 +82,7 @@ impl World {
                         },
                     );
                 }
+                ClusterAction::TurnOff { node: target, epoch } => self.turn_off(node, target, epoch),
             }
         }
     }

@@ -189,6 +189,7 @@ impl World {
                 .map(|(_, report)| report.clone())
                 .collect(),
             memory: std::mem::take(&mut agent.memory),
+            watchdog: None,
         };
         let decision = node::decide(&view);
         let NodeView { conf, memory, .. } = view;

@@ -8,7 +8,7 @@ use crate::network::Datagrams;
 use crate::postgres::Run;
 use crate::raft::index;
 use crate::world::World;
-use agent_core::cluster::SyncMode;
+use agent_core::cluster::{StonithMode, SyncMode};
 use agent_core::ids::Epoch;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,9 +90,19 @@ impl World {
             }
         }
         let timing = state.settings.timing;
-        let bound: Time = timing.promise_ms * 5 + state.settings.failover_pause_ms * 11 / 10 + 3_000;
+        // An attempt with a device that hangs may be under way.
+        let device = match state.settings.stonith {
+            StonithMode::None => 0,
+            StonithMode::BestEffort | StonithMode::Required => 6_000,
+        };
+        let bound: Time = timing.promise_ms * 5 + state.settings.failover_pause_ms * 11 / 10 + 3_000 + device;
         self.after(bound * MS, Event::Trouble(Trouble::ExamEnds));
         true
+    }
+
+    /// Whether `node` is the primary that was lost for good.
+    pub fn is_examined(&self, node: usize) -> bool {
+        matches!(self.exam, Exam::Running { primary, .. } if primary == node)
     }
 
     /// Somebody must serve by now.

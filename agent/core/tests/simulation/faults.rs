@@ -9,7 +9,7 @@ use crate::postgres::Who;
 use crate::raft::{id, index};
 use crate::world::World;
 use agent_core::cluster::{Command, Settings, SyncMode};
-use agent_core::ids::{NodeId, RequestId};
+use agent_core::ids::{Epoch, NodeId, RequestId};
 use agent_core::time::WallTime;
 use std::collections::BTreeSet;
 
@@ -34,6 +34,16 @@ pub enum Trouble {
     MaintenanceOff {
         node: usize,
     },
+    /// A fence device has come to an end with `target`.
+    TurnedOff {
+        by: usize,
+        target: usize,
+        epoch: Epoch,
+    },
+    /// A machine that was turned off is switched on again.
+    PoweredOn {
+        node: usize,
+    },
     ExamEnds,
 }
 
@@ -55,7 +65,11 @@ impl World {
 
     pub fn on_trouble(&mut self, trouble: Trouble) {
         // What earlier faults left behind must not mend the last one.
-        if matches!(self.exam, Exam::Running { .. }) && !matches!(trouble, Trouble::ExamEnds) {
+        let goes_on = matches!(
+            trouble,
+            Trouble::ExamEnds | Trouble::TurnedOff { .. } | Trouble::PoweredOn { .. }
+        );
+        if matches!(self.exam, Exam::Running { .. }) && !goes_on {
             return;
         }
         match trouble {
@@ -64,7 +78,9 @@ impl World {
                 self.after(0, Event::Converged);
             }
             Trouble::ExamEnds => self.end_exam(),
-            Trouble::StartAgent { node } => {
+            Trouble::TurnedOff { by, target, epoch } => self.turned_off(by, target, epoch),
+            Trouble::PoweredOn { node } if self.is_examined(node) => {}
+            Trouble::StartAgent { node } | Trouble::PoweredOn { node } => {
                 if self.nodes[node].agent.is_none() {
                     self.start_agent(node);
                 }

@@ -75,7 +75,7 @@ impl World {
                 self.server_after(node, delay, Step::Stopped { epoch });
                 delay + 1
             }
-            NodeAction::StopDiverged { .. } => self.rng.between(10, 60) * MS,
+            NodeAction::StopDiverged { .. } | NodeAction::Stop => self.rng.between(10, 60) * MS,
             _ => self.rng.between(1, 10) * MS,
         };
         self.tickets += 1;
@@ -134,6 +134,7 @@ impl World {
                 self.whole_again(node);
             }
             NodeAction::Configure { conf, .. } if same_server => self.agent(node).conf = Some(conf),
+            NodeAction::Stop if same_server => self.kill_server(node),
             NodeAction::StopDiverged { epoch } => {
                 if same_server {
                     self.kill_server(node);

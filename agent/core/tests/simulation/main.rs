@@ -27,6 +27,7 @@ mod raft;
 mod replication;
 mod reports;
 mod rng;
+mod stonith;
 mod wal;
 mod world;
 
@@ -109,7 +110,12 @@ fn one_seed_that_was_asked_for() {
             .find(|mutant| format!("{mutant:?}") == name)
             .expect("a mutant of that name")
     });
-    let outcome = World::new(seed, mutant, true).run();
+    let world = World::new(seed, mutant, true);
+    let world = match std::env::var_os("PGCTL_SIM_STONITH") {
+        Some(_) => world.with_stonith(),
+        None => world,
+    };
+    let outcome = world.run();
     eprintln!("{outcome:?}");
     assert_eq!(outcome.violation, None);
 }
@@ -141,4 +147,54 @@ fn every_mutant_is_caught() {
         }
     }
     assert!(survivors.is_empty(), "not caught: {survivors:?}");
+}
+
+/// Runs seeds of worlds that wait for fence devices; gives the violations.
+fn sweep_with_stonith(seeds: u64, mutant: Option<Mutant>) -> Vec<(u64, String)> {
+    let next = AtomicU64::new(0);
+    let violations = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds {
+                        break;
+                    }
+                    let outcome = World::new(seed, mutant, false).with_stonith().run();
+                    if let Some(violation) = outcome.violation {
+                        violations
+                            .lock()
+                            .expect("no panic holds it")
+                            .push((seed, violation));
+                    }
+                }
+            });
+        }
+    });
+    let mut violations = violations.into_inner().expect("no panic holds it");
+    violations.sort();
+    violations
+}
+
+#[test]
+fn no_seed_violates_anything_where_the_others_machine_must_be_off() {
+    let seeds = number("PGCTL_SIM_STONITH_SEEDS").unwrap_or(2_000);
+    let violations = sweep_with_stonith(seeds, None);
+    assert!(violations.is_empty(), "{violations:?}");
+}
+
+/// The other half of the argument for `stonith = required`: where it is in force, not even a lease whose arithmetic is
+/// wrong lets two servers write.
+#[test]
+fn a_lease_that_is_too_short_does_no_harm_where_the_others_machine_must_be_off() {
+    let seeds = number("PGCTL_SIM_STONITH_SEEDS").unwrap_or(2_000);
+    let mutant = Some(Mutant::PromiseAsShortAsLease);
+    let caught = (0..seeds).any(|seed| run(seed, mutant).violation.is_some());
+    assert!(
+        caught,
+        "these seeds show nothing: the lease alone would have done"
+    );
+    let violations = sweep_with_stonith(seeds, mutant);
+    assert!(violations.is_empty(), "{violations:?}");
 }

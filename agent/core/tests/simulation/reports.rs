@@ -47,6 +47,7 @@ impl World {
             prepared_for: agent.memory.checkpoint_for.clone(),
             explain: Vec::new(),
             agent_version: String::new(),
+            watchdog: None,
         }
     }
 

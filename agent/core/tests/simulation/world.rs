@@ -181,7 +181,7 @@ impl World {
             cluster_id: "simulated".to_owned(),
             name: "simulated".to_owned(),
             members,
-            settings: self.plan.settings.clone(),
+            settings: Box::new(self.plan.settings.clone()),
             secrets: Secrets::default(),
         }
     }

@@ -62,10 +62,10 @@ pub fn founded(mode: SyncMode) -> ClusterState {
             .into_iter()
             .map(|(id, name)| (id, member(name, MemberKind::Data)))
             .collect(),
-        settings: Settings {
+        settings: Box::new(Settings {
             sync_mode: mode,
             ..Settings::default()
-        },
+        }),
         secrets: Secrets::default(),
     };
     state.apply(&command).expect("a cluster is founded once");
@@ -219,6 +219,7 @@ pub fn node_view(me: NodeId, state: &ClusterState, pg: PgObservation) -> NodeVie
         holder: None,
         peers: Vec::new(),
         memory: NodeMemory::default(),
+        watchdog: None,
     }
 }
 
@@ -239,6 +240,7 @@ pub fn report(node: NodeId, pg: PgObservation) -> NodeReport {
         prepared_for: None,
         explain: Vec::new(),
         agent_version: String::new(),
+        watchdog: None,
     }
 }
 

@@ -7,3 +7,4 @@ mod coordinator;
 mod fixtures;
 mod gate;
 mod node;
+mod stonith;

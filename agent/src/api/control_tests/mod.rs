@@ -1,3 +1,4 @@
+mod fence;
 mod orders;
 mod rig;
 

@@ -3,7 +3,7 @@
 use crate::api::control::ControlService;
 use crate::api::progress::ProgressStream;
 use crate::api::refusal;
-use crate::ports::{Consensus, Overview, ProposeError};
+use crate::ports::{Consensus, DeviceTest, FenceDevices, Overview, ProposeError};
 use agent_core::cluster::{
     Applied, Cause, ClusterState, Command, EpochRecord, Member, MemberKind, Promotion, SyncRule,
 };
@@ -117,6 +117,34 @@ pub(super) struct FakeOverview {
     pub(super) reports: Mutex<BTreeMap<NodeId, (Duration, NodeReport)>>,
 }
 
+/// Devices that n2's agent reaches and the others do not.
+struct FakeDevices;
+
+impl FakeDevices {
+    fn answer(by: NodeId, power: &str) -> DeviceTest {
+        let reached = by == N2;
+        DeviceTest {
+            by,
+            power: if reached { power } else { "" }.to_owned(),
+            device: "a device".to_owned(),
+            output: String::new(),
+            error: if reached { "" } else { "no route" }.to_owned(),
+            elapsed: Duration::from_millis(7),
+        }
+    }
+}
+
+impl FenceDevices for FakeDevices {
+    fn test(&self, target: NodeId) -> BoxFuture<'_, Vec<DeviceTest>> {
+        let others = [N1, N2, N3].into_iter().filter(|by| *by != target);
+        let answers: Vec<DeviceTest> = others.map(|by| FakeDevices::answer(by, "on")).collect();
+        Box::pin(async move { answers })
+    }
+    fn turn_off(&self, _: NodeId, by: NodeId) -> BoxFuture<'_, DeviceTest> {
+        Box::pin(async move { FakeDevices::answer(by, "off") })
+    }
+}
+
 impl Overview for FakeOverview {
     fn view(&self) -> ClusterView {
         let reports = self.reports.lock().expect("no panic");
@@ -180,6 +208,7 @@ pub(super) fn report(node: NodeId, server: Server) -> NodeReport {
         prepared_for: None,
         explain: Vec::new(),
         agent_version: "0.1.0".to_owned(),
+        watchdog: None,
     }
 }
 
@@ -266,7 +295,7 @@ pub(super) fn rig() -> Rig {
     let overview = Arc::new(FakeOverview {
         reports: Mutex::new(reports),
     });
-    let service = ControlService::new(consensus.clone(), overview.clone());
+    let service = ControlService::new(consensus.clone(), overview.clone(), Arc::new(FakeDevices));
     Rig {
         service,
         consensus,
@@ -296,6 +325,7 @@ impl Rig {
                 granted_at: WallTime(1),
                 opened_at: None,
                 may_have_lost_bytes: None,
+                stonith: Vec::new(),
             });
             state.failover_order = None;
             if let Some(running) = state.switchover.take() {

@@ -4,7 +4,7 @@ use super::error::KernelLeaseError;
 use super::gate::{Clock, Gate};
 use super::keeper::KernelLease;
 use super::place::Place;
-use crate::config::KernelLeasePolicy;
+use crate::config::FencePolicy;
 use agent_core::time::ClockReading;
 use std::fmt;
 
@@ -35,19 +35,19 @@ impl KernelLeasing {
     /// `read` reads the clocks of the lease.
     ///
     /// # Errors
-    /// With [`KernelLeasePolicy::Required`], whatever stands in its way. With [`KernelLeasePolicy::Automatic`] only that
+    /// With [`FencePolicy::Required`], whatever stands in its way. With [`FencePolicy::Automatic`] only that
     /// another process holds this node's table, or that there is no thread to be had.
     pub fn start(
-        policy: KernelLeasePolicy,
+        policy: FencePolicy,
         place: Place,
         read: fn() -> ClockReading,
     ) -> Result<KernelLeasing, KernelLeaseStartError> {
         let gate = match policy {
-            KernelLeasePolicy::Off => {
+            FencePolicy::Off => {
                 remove_leftover(place, Box::new(read))?;
                 return Ok(KernelLeasing::Off);
             }
-            KernelLeasePolicy::Automatic | KernelLeasePolicy::Required => {
+            FencePolicy::Automatic | FencePolicy::Required => {
                 probe(&place, Box::new(read)).and_then(|()| Gate::attach(place, Box::new(read)))
             }
         };
@@ -56,7 +56,7 @@ impl KernelLeasing {
                 .map(KernelLeasing::On)
                 .map_err(KernelLeaseStartError::Thread),
             Err(error @ (KernelLeaseError::NotPermitted | KernelLeaseError::Unsupported(_)))
-                if policy == KernelLeasePolicy::Automatic =>
+                if policy == FencePolicy::Automatic =>
             {
                 tracing::warn!(%error, "no kernel lease: if the agent is frozen, its server goes on answering");
                 Ok(KernelLeasing::Missing(error))

@@ -47,6 +47,7 @@ pub fn offline(format: Format, profile: &str, assignments: &[Assignment]) -> Res
         &SettingsCheck {
             timing: timing.collect(),
             problems,
+            watchdog: Vec::new(),
         },
     )
 }
@@ -55,7 +56,7 @@ fn finish(format: Format, check: &SettingsCheck) -> Result<(), Failure> {
     if format == Format::Json {
         output::json(check)?;
     } else {
-        for check in &check.timing {
+        for check in check.timing.iter().chain(&check.watchdog) {
             let mark = if check.holds { "holds " } else { "BROKEN" };
             output::line(format!("{mark} {}\n       {}", check.rule, check.arithmetic))?;
         }

@@ -6,6 +6,7 @@ mod bad_data;
 mod bad_luck;
 mod disks;
 mod failover;
+mod fence_devices;
 mod guard;
 mod hangs;
 mod membership;

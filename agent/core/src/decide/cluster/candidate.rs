@@ -4,7 +4,7 @@ use super::{CoordinatorView, Round};
 use crate::cluster::{Cause, EpochChange, Release, SyncMode, SyncRule, gate};
 use crate::ids::NodeId;
 use crate::pg::Position;
-use crate::view::Server;
+use crate::view::{FenceReceipt, Server, WatchdogState};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The rule for the commits of the next epoch, held by `to`: the other nodes that have pledged will follow it.
@@ -23,7 +23,7 @@ pub(super) fn rule_for(
             false => release.position.is_some(),
         })
         .map(|(node, _)| *node)
-        .filter(|node| !view.state.maintenance.contains(node))
+        .filter(|node| !view.state.maintenance.contains(node) && !view.state.fenced.contains_key(node))
         .collect();
     let others = || {
         view.state
@@ -92,10 +92,27 @@ pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -
     all
 }
 
+/// The receipt, unless a later start of its agent is known: it says nothing of what that one does.
+pub(super) fn newest_word(view: &CoordinatorView<'_>) -> Option<FenceReceipt> {
+    view.memory.receipt.filter(|receipt| {
+        let known = view.reports.reports.get(&receipt.node);
+        known.is_none_or(|(_, report)| report.incarnation <= receipt.incarnation)
+    })
+}
+
 /// Whether a node may be promoted without an operator's word.
 fn willing(view: &CoordinatorView<'_>, node: NodeId) -> bool {
     let member = view.state.members.get(&node);
-    member.is_some_and(|m| !m.nofailover) && !view.state.maintenance.contains(&node)
+    member.is_some_and(|m| !m.nofailover)
+        && !view.state.maintenance.contains(&node)
+        && !view.state.fenced.contains_key(&node)
+        && lacks_watchdog(view, node).is_none()
+}
+
+/// Why a node cannot be promoted for want of a watchdog that it requires, by its last word.
+pub(super) fn lacks_watchdog(view: &CoordinatorView<'_>, node: NodeId) -> Option<String> {
+    let watchdog = view.fresh(node)?.watchdog.as_ref()?;
+    (watchdog.required && watchdog.state == WatchdogState::Absent).then(|| watchdog.detail.clone())
 }
 
 /// Whether a primary could do its work there: no probe of its server and disks speaks against it.
@@ -150,7 +167,7 @@ fn grant_among(
         cause,
         why: why.to_owned(),
         released: released.clone(),
-        receipt: view.memory.receipt,
+        receipt: newest_word(view),
         sync: rule_for(view, to, released),
         may_lose_bytes: None,
         at: view.wall,

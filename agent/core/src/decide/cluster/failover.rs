@@ -1,6 +1,6 @@
 //! The holder is gone, or was ended: release round, gate, grant.
 
-use super::{ClusterAction, CoordinatorView, Round, candidate};
+use super::{ClusterAction, CoordinatorView, Round, candidate, stonith};
 use crate::cluster::{Cause, Command, EpochChange, gate};
 use crate::decide::Decision;
 use crate::ids::NodeId;
@@ -74,10 +74,11 @@ pub(super) fn decide(view: &CoordinatorView<'_>, holder: NodeId) -> Option<Decis
             },
         )
     };
-    let Some(round) = round else {
-        return Some(ask("begin-release"));
+    let decision = match round {
+        None => ask("begin-release"),
+        Some(round) => grant_or_wait(view, round, &why, ask),
     };
-    Some(grant_or_wait(view, round, &why, ask))
+    Some(stonith::beside(view, holder, round, decision))
 }
 
 fn grant_or_wait(
@@ -122,6 +123,17 @@ fn grant_or_wait(
             ..decision
         }
         .again(again, "ask for pledges again");
+    }
+    if let Some(why) = candidate::lacks_watchdog(view, change.to) {
+        let name = view.name(change.to);
+        let reason = Reason::shut(
+            "watchdog-armed",
+            format!("{name} requires a watchdog and has none that could be armed: {why}"),
+            format!(
+                "mend the device of {name}, or set fencing.watchdog = \"automatic\" there and restart its agent"
+            ),
+        );
+        return Decision::wait("wait-for-a-watchdog", reason).again(again, "ask for pledges again");
     }
     if let Some(decision) = wait_for_target(view, round, &change, waited, &ask) {
         return decision;

@@ -4,6 +4,7 @@
 mod candidate;
 mod creation;
 mod failover;
+mod stonith;
 mod switchover;
 
 use super::Decision;
@@ -46,6 +47,21 @@ pub struct CoordinatorMemory {
     pub switchover_since: Option<MonoTime>,
     /// Since when a pledge beyond the newest epoch has been seen while the holder was well.
     pub stray_pledge_since: Option<MonoTime>,
+    /// What this coordinator has tried to turn the holder of the newest epoch off.
+    pub stonith: Option<StonithProgress>,
+}
+
+/// Attempts to turn a holder's machine off. A new coordinator begins anew: to turn off what is off changes nothing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StonithProgress {
+    /// The epoch whose holder is meant.
+    pub epoch: Epoch,
+    /// Attempts that have ended.
+    pub tries: u32,
+    /// When the last one ended; `None` while one is under way.
+    pub ended: Option<MonoTime>,
+    /// Why the last one failed.
+    pub failure: Option<String>,
 }
 
 /// The answers to `Release`.
@@ -80,6 +96,9 @@ pub enum ClusterAction {
         receipt: Option<FenceReceipt>,
         wait_for: Option<Lsn>,
     },
+    /// Has the machine of `node`, which held `epoch`, turned off, beside everything else; the proof comes as
+    /// [`Command::RecordStonith`].
+    TurnOff { node: NodeId, epoch: Epoch },
 }
 
 /// A report older than this says nothing about the present.

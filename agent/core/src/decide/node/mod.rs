@@ -6,6 +6,7 @@
 
 mod ailing;
 mod creation;
+mod fenced;
 mod primary;
 mod standby;
 mod successor;
@@ -19,7 +20,7 @@ use crate::ids::{Epoch, NodeId, RequestId};
 use crate::pg::{Lsn, SystemId, TimelineId};
 use crate::reason::Reason;
 use crate::time::MonoTime;
-use crate::view::{NodeReport, PgObservation, Server, Upstream};
+use crate::view::{NodeReport, PgObservation, Server, Upstream, WatchdogReport};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub struct NodeView<'a> {
     /// The newest reports of the other nodes, those that are fresh.
     pub peers: Vec<NodeReport>,
     pub memory: NodeMemory,
+    /// The watchdog, where one is configured.
+    pub watchdog: Option<WatchdogReport>,
 }
 
 /// What the lease thread says.
@@ -117,6 +120,8 @@ pub enum NodeAction {
     OpenGate { epoch: Epoch },
     /// Ends every server process and gives the receipt.
     Fence { epoch: Epoch, why: String },
+    /// Stops a server that may not run on this node, and ends what does not stop.
+    Stop,
     /// Shuts the server down cleanly and gives the receipt.
     Shutdown { epoch: Epoch },
     /// A checkpoint ahead of a switchover, which makes the shutdown short.
@@ -179,6 +184,9 @@ fn decide_for_a_well_server(view: &NodeView<'_>) -> Decision<NodeAction> {
         }
         Server::NoData | Server::Down | Server::Starting | Server::Standby(_) => {}
         Server::Primary(_) | Server::Unresponsive { .. } => {}
+    }
+    if let Some(fence) = view.state.fenced.get(&view.me) {
+        return fenced::decide(view, fence);
     }
     if let (Some(ours), Some(found)) = (view.state.system_id, view.pg.system_id())
         && ours != found

@@ -3,12 +3,22 @@
 use super::{Conf, Decision, Grant, NodeAction, NodeView, ailing, sync};
 use crate::cluster::SwitchoverPhase;
 use crate::reason::Reason;
-use crate::view::{PrimaryView, Server, StandbyView};
+use crate::view::{PrimaryView, Server, StandbyView, WatchdogState};
 use std::time::Duration;
 
 pub(super) fn decide(view: &NodeView<'_>) -> Decision<NodeAction> {
     let epoch = view.state.epoch;
     let fenced = view.lease.fenced >= epoch;
+    if !fenced && view.state.holder_off().is_some() {
+        // Others may have gone by the proof already: this start of the machine must not take the epoch up again.
+        return Decision::act(
+            "turned-off-in-this-epoch",
+            NodeAction::Fence {
+                epoch,
+                why: format!("this machine was turned off under epoch {epoch}"),
+            },
+        );
+    }
     match &view.pg.server {
         Server::NoData if !fenced => Decision::act(
             "holder-lost-its-data",
@@ -142,6 +152,9 @@ fn promote(view: &NodeView<'_>, standby: &StandbyView) -> Decision<NodeAction> {
             },
         );
     }
+    if let Some(decision) = without_watchdog(view) {
+        return decision;
+    }
     let conf = writable_conf(view);
     if view.conf.as_ref() != Some(&conf) {
         return Decision::act("prepare-promotion", NodeAction::Configure { conf, lineage: None });
@@ -155,6 +168,31 @@ fn promote(view: &NodeView<'_>, standby: &StandbyView) -> Decision<NodeAction> {
             },
         },
     )
+}
+
+/// What a node does that is to be promoted and may not be without an armed watchdog.
+fn without_watchdog(view: &NodeView<'_>) -> Option<Decision<NodeAction>> {
+    let watchdog = view.watchdog.as_ref().filter(|watchdog| watchdog.required)?;
+    let epoch = view.state.epoch;
+    match watchdog.state {
+        WatchdogState::Armed => None,
+        WatchdogState::Ready => Some(Decision::wait(
+            "watchdog-not-armed-yet",
+            Reason::shut(
+                "watchdog-armed",
+                "the lease is held, and the watchdog is being armed",
+                "it is armed within a moment",
+            ),
+        )),
+        // Another node may have one that works.
+        WatchdogState::Absent => Some(Decision::act(
+            "watchdog-cannot-be-armed",
+            NodeAction::Fence {
+                epoch,
+                why: format!("fencing.watchdog = required: {}", watchdog.detail),
+            },
+        )),
+    }
 }
 
 /// The include file of the writable server: the newest synchronous rule of the replicated state.

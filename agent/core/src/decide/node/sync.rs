@@ -130,7 +130,7 @@ fn wanted(
     };
     let mut members: BTreeSet<NodeId> = connected
         .iter()
-        .filter(|(node, standby)| close(node, standby) && !view.state.maintenance.contains(node))
+        .filter(|(node, standby)| close(node, standby) && !left_out(view, **node))
         .map(|(node, _)| *node)
         .collect();
     let k = settings.sync_standbys;
@@ -142,7 +142,7 @@ fn wanted(
     });
     let mut wake_at: Option<MonoTime> = None;
     for node in current.members.difference(&members.clone()) {
-        let leaves = view.state.maintenance.contains(node) || !view.state.members.contains_key(node);
+        let leaves = left_out(view, *node) || !view.state.members.contains_key(node);
         let gone_since = view.memory.absent_since.get(node).copied().unwrap_or(view.now);
         let lost = leaves || view.now.since(gone_since) >= patience;
         if !lost || (settings.sync_mode == SyncMode::Strict && !enough) {
@@ -158,4 +158,9 @@ fn wanted(
         _ => k.min(u32::try_from(members.len()).unwrap_or(u32::MAX)),
     };
     (SyncRule { k, members, ..base }, wake_at)
+}
+
+/// Whether a node is kept out of the synchronous set by an operator.
+fn left_out(view: &NodeView<'_>, node: NodeId) -> bool {
+    view.state.maintenance.contains(&node) || view.state.fenced.contains_key(&node)
 }

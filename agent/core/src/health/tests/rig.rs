@@ -126,6 +126,7 @@ pub(super) fn report(node: NodeId, server: Server) -> NodeReport {
         prepared_for: None,
         explain: Vec::new(),
         agent_version: "0.1.0".to_owned(),
+        watchdog: None,
     }
 }
 
