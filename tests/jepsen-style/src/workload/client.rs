@@ -83,8 +83,8 @@ pub struct Client<W> {
 }
 
 impl<W: Workload> Client<W> {
-    /// Goes on, through whatever happens, until told to stop.
-    pub async fn run(mut self, live: &Live, stopped: watch::Receiver<bool>) -> (W, Seen) {
+    /// Goes on, through whatever happens, until told to stop; counts in each of `live`.
+    pub async fn run(mut self, live: &[&Live], stopped: watch::Receiver<bool>) -> (W, Seen) {
         let mut seen = Seen::default();
         while !*stopped.borrow() {
             match self.route.connect(self.timing.connect).await {
@@ -105,7 +105,7 @@ impl<W: Workload> Client<W> {
     async fn serve(
         &mut self,
         link: &Link,
-        live: &Live,
+        live: &[&Live],
         stopped: &watch::Receiver<bool>,
         seen: &mut Seen,
     ) -> Option<String> {
@@ -131,8 +131,10 @@ impl<W: Workload> Client<W> {
                         client: self.name.clone(),
                     };
                     seen.acks.push(ack);
-                    live.acked.fetch_add(1, Ordering::Relaxed);
-                    live.last_sent.fetch_max(sent, Ordering::Relaxed);
+                    for live in live {
+                        live.acked.fetch_add(1, Ordering::Relaxed);
+                        live.last_sent.fetch_max(sent, Ordering::Relaxed);
+                    }
                 }
                 Attempt::Refused(why) => *seen.failures.entry(why).or_default() += 1,
                 Attempt::Broken(why) => return Some(why),
