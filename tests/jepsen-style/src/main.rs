@@ -57,6 +57,11 @@ fn list() {
     println!("Workloads: {}", Kind::ALL.map(Kind::name).join(", "));
     println!("Faults, with the family that stands for all of its kind:");
     for fault in Fault::ALL {
-        println!("  {:14} {:10} {}", fault.name(), fault.family().name(), fault.what());
+        println!(
+            "  {:14} {:10} {}",
+            fault.name(),
+            fault.family().name(),
+            fault.what()
+        );
     }
 }

@@ -367,7 +367,9 @@ impl Cluster {
             .args(args)
             .env("PGCTL_ENDPOINT", self.endpoints())
             .stdin(Stdio::null());
-        let done = tokio::process::Command::from(command).output().await;
+        // Whoever gives up waiting must not leave it at work.
+        let mut command = tokio::process::Command::from(command);
+        let done = command.kill_on_drop(true).output().await;
         done.with_context(|| format!("cannot run pgctl {}", args.join(" ")))
     }
 

@@ -237,7 +237,12 @@ impl Network {
                 ALL => String::new(),
                 percent => format!("numgen random mod 100 < {percent} "),
             };
-            writeln!(rules, "{}{}{chance}drop", from.rule("iifname"), to.rule("oifname"))?;
+            writeln!(
+                rules,
+                "{}{}{chance}drop",
+                from.rule("iifname"),
+                to.rule("oifname")
+            )?;
         }
         rules.push_str("}\n}\n");
         in_network_of(self.holder_pid, "nft -f -", Some(&rules))

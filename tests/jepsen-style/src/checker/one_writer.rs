@@ -179,7 +179,10 @@ mod tests {
         under_way.sent = 1_900_000;
         let finding = check(&[ack(1_000, 1, "a"), ack(2_000, 2, "b"), under_way]);
         assert_eq!(finding.outcome, Outcome::Holds);
-        assert_eq!((finding.figures["answers_under_way"], finding.details.len()), (1, 1));
+        assert_eq!(
+            (finding.figures["answers_under_way"], finding.details.len()),
+            (1, 1)
+        );
     }
 
     #[test]

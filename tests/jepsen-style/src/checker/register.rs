@@ -184,9 +184,17 @@ impl<'a> Search<'a> {
         }
         next.retain(|index| self.ops[*index].invoked <= horizon);
         // Taken from the end: calls of known end first, the earliest of them first.
-        next.sort_by_key(|index| (self.ops[*index].answer != Answer::Unknown, std::cmp::Reverse(*index)));
+        next.sort_by_key(|index| {
+            (
+                self.ops[*index].answer != Answer::Unknown,
+                std::cmp::Reverse(*index),
+            )
+        });
         if depth >= self.deepest.0 {
-            self.deepest = (depth, next.iter().rev().take(4).map(|index| self.ops[*index]).collect());
+            self.deepest = (
+                depth,
+                next.iter().rev().take(4).map(|index| self.ops[*index]).collect(),
+            );
         }
         Place {
             done,

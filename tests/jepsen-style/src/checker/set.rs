@@ -25,7 +25,10 @@ pub fn check(history: &History, found: &BTreeMap<Element, u64>) -> Finding {
             .keys()
             .filter(|element| !history.acked.contains(element) && !history.unknown.contains(element))
     };
-    let recovered = history.unknown.iter().filter(|element| found.contains_key(element));
+    let recovered = history
+        .unknown
+        .iter()
+        .filter(|element| found.contains_key(element));
     finding.figures = BTreeMap::from([
         ("acked", history.acked.len() as u64),
         ("lost", lost.len() as u64),

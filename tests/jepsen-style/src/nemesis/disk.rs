@@ -22,7 +22,11 @@ impl Disks {
     /// Not root.
     pub fn mount(cluster: &mut Cluster) -> Result<Disks> {
         let user = cluster.lab().servers_run_as().clone();
-        let names: Vec<String> = cluster.nodes().iter().map(|node| node.name().to_owned()).collect();
+        let names: Vec<String> = cluster
+            .nodes()
+            .iter()
+            .map(|node| node.name().to_owned())
+            .collect();
         let mut disks = Disks::default();
         for name in names {
             let node = cluster.node_mut(&name);
@@ -69,16 +73,18 @@ impl Disks {
     /// # Errors
     /// The mount is gone.
     pub fn relieve(&self) -> Result<()> {
-        self.mounted
-            .iter()
-            .try_for_each(|disk| resize(disk, SIZE_BYTES))
+        self.mounted.iter().try_for_each(|disk| resize(disk, SIZE_BYTES))
     }
 }
 
 /// Removes what rejoins have set aside beside a node's data: an operator would, in the end.
 pub fn remove_set_aside(node: &Node) -> Result<()> {
     let Ok(data) = node.data_dir() else { return Ok(()) };
-    let name = data.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = data
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let beside = data.parent().unwrap_or(Path::new("/"));
     for entry in fs::read_dir(beside).into_iter().flatten().flatten() {
         if entry

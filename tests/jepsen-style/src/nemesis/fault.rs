@@ -131,7 +131,7 @@ impl Fault {
             Fault::Delay => needs(machine.network && machine.netem, "a kernel with netem"),
             _ if self.family() == Family::Partition => needs(machine.network, "root, for network namespaces"),
             Fault::DiskFull => needs(machine.disks, "root, for mounts in a namespace of its own"),
-            Fault::ClockStep => needs(machine.faketime, "libfaketime"),
+            Fault::ClockStep => needs(machine.clocks, "a C compiler, for shifted clocks"),
             Fault::KillGuard | Fault::PauseGuard => needs(machine.guards, "an agent with a guard process"),
             Fault::SyncMode => needs(machine.mode == "quorum", "a cluster in quorum mode"),
             Fault::SyncStandbys => needs(
@@ -144,6 +144,8 @@ impl Fault {
                 machine.mode != "async" || machine.guards,
                 "in async mode: a guard process",
             ),
+            // The same, section 6: nothing covers a machine that is frozen from outside, in async mode.
+            Fault::FreezeNode => needs(machine.mode != "async", "a synchronous cluster"),
             _ => None,
         }
     }
@@ -157,9 +159,12 @@ pub fn choose(names: &[String]) -> Result<Vec<Fault>, String> {
     let mut chosen = Vec::new();
     for name in names {
         let before = chosen.len();
-        chosen.extend(Fault::ALL.iter().copied().filter(|fault| {
-            name == "all" || name == fault.name() || name == fault.family().name()
-        }));
+        chosen.extend(
+            Fault::ALL
+                .iter()
+                .copied()
+                .filter(|fault| name == "all" || name == fault.name() || name == fault.family().name()),
+        );
         if chosen.len() == before {
             let families = Family::ALL.map(Family::name).join(", ");
             let faults: Vec<&str> = Fault::ALL.iter().map(|fault| fault.name()).collect();
@@ -186,10 +191,7 @@ mod tests {
     fn names_of_families_and_of_faults_may_be_mixed() {
         let chosen = choose(&names(&["disk", "kill-agent", "disk-full"])).expect("all exist");
         assert_eq!(chosen, [Fault::KillAgent, Fault::DiskFull]);
-        assert_eq!(
-            choose(&names(&["all"])).expect("exists").len(),
-            Fault::ALL.len()
-        );
+        assert_eq!(choose(&names(&["all"])).expect("exists").len(), Fault::ALL.len());
     }
 
     #[test]

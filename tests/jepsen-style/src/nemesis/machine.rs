@@ -1,10 +1,6 @@
 //! What this machine and this cluster can do.
 
 use lab::Cluster;
-use std::path::Path;
-
-/// Where Debian's faketime package puts its library.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 /// What faults need.
 #[derive(Clone, Debug)]
@@ -15,8 +11,8 @@ pub struct Machine {
     pub netem: bool,
     /// Nodes have disks of their own.
     pub disks: bool,
-    /// Wall clocks can be faked.
-    pub faketime: bool,
+    /// Agents have wall clocks that can be shifted.
+    pub clocks: bool,
     /// Guards run beside the agents.
     pub guards: bool,
     /// How many nodes there are, and how many of them have a server.
@@ -28,7 +24,7 @@ pub struct Machine {
 
 impl Machine {
     /// Looks at a cluster that runs.
-    pub fn of(cluster: &Cluster, disks: bool, mode: &str) -> Machine {
+    pub fn of(cluster: &Cluster, disks: bool, clocks: bool, mode: &str) -> Machine {
         let network = cluster.lab().network().ok();
         let guards = cluster
             .nodes()
@@ -38,7 +34,7 @@ impl Machine {
             network: network.is_some(),
             netem: network.is_some_and(lab::Network::can_delay),
             disks,
-            faketime: Path::new(FAKETIME).exists(),
+            clocks,
             guards,
             nodes: cluster.nodes().len(),
             data_nodes: cluster.data_nodes().count(),

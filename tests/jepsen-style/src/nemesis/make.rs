@@ -1,5 +1,6 @@
 //! One who breaks things, and mends them.
 
+use super::clock::Clocks;
 use super::disk::{self, Disks};
 use super::fault::{Family, Fault};
 use super::machine::Machine;
@@ -8,7 +9,7 @@ use super::schedule::{Planned, Step};
 use super::{network, process, whom};
 use crate::checker::Nanos;
 use crate::workload::Live;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use lab::{Cluster, DEADLINE, Mono};
 use nix::sys::signal::Signal;
 use serde::Serialize;
@@ -41,6 +42,7 @@ pub struct Nemesis {
     /// The profile of the lease's terms to which it returns.
     pub profile: String,
     disks: Disks,
+    clocks: Clocks,
     undos: Vec<Undo>,
     /// Agents that ended although nobody ended them.
     pub ended_by_themselves: Vec<String>,
@@ -48,12 +50,13 @@ pub struct Nemesis {
 
 impl Nemesis {
     /// The nemesis of a cluster that runs.
-    pub fn new(cluster: Cluster, machine: Machine, disks: Disks, profile: &str) -> Nemesis {
+    pub fn new(cluster: Cluster, machine: Machine, disks: Disks, clocks: Clocks, profile: &str) -> Nemesis {
         Nemesis {
             cluster,
             machine,
             profile: profile.to_owned(),
             disks,
+            clocks,
             undos: Vec::new(),
             ended_by_themselves: Vec::new(),
         }
@@ -100,7 +103,11 @@ impl Nemesis {
         let Planned { fault, pick, .. } = *planned;
         let cluster = &mut self.cluster;
         let everybody = || Ok("everybody".to_owned());
-        let names: Vec<String> = cluster.nodes().iter().map(|node| node.name().to_owned()).collect();
+        let names: Vec<String> = cluster
+            .nodes()
+            .iter()
+            .map(|node| node.name().to_owned())
+            .collect();
         let node = cluster.node(target);
         match fault {
             Fault::KillAgent => node.signal_agent(Signal::SIGKILL)?,
@@ -130,7 +137,7 @@ impl Nemesis {
                 self.disks.fill(node)?;
                 Mono::now()
             }
-            Fault::ClockStep => bail!("not made by this version"),
+            Fault::ClockStep => return self.clocks.shift(node, pick),
             _ if fault.family() == Family::Partition => return network::make(cluster, fault, target, pick),
             _ => {
                 let (target, undo) = operator::make(cluster, fault, target, pick, &self.profile).await?;
@@ -171,6 +178,9 @@ impl Nemesis {
             self.cluster.heal()?;
         }
         self.disks.relieve()?;
+        for node in self.cluster.nodes() {
+            self.clocks.set_right(node)?;
+        }
         for node in self.cluster.nodes().iter().filter(|node| node.host().is_on()) {
             node.host().thaw()?;
             // It may end by itself at this very moment; then it is started below.

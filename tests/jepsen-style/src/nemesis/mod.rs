@@ -1,5 +1,6 @@
 //! What goes wrong, when, and how it is made.
 
+mod clock;
 mod disk;
 mod fault;
 mod machine;
@@ -10,6 +11,7 @@ mod process;
 mod schedule;
 mod whom;
 
+pub use clock::Clocks;
 pub use disk::Disks;
 pub use fault::{Family, Fault, choose};
 pub use machine::Machine;

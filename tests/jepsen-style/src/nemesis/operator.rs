@@ -77,7 +77,11 @@ pub async fn make(
             let mut spare = cluster.spare(&name)?;
             let peer = spare.peer_address().to_string();
             // Clients do not know its address: it must not become primary.
-            order(cluster, &["member", "add", &name, "--peer", &peer, "--nofailover"]).await?;
+            order(
+                cluster,
+                &["member", "add", &name, "--peer", &peer, "--nofailover"],
+            )
+            .await?;
             let started = spare.start().await;
             cluster.take_in(spare);
             started?;
@@ -102,7 +106,11 @@ pub async fn make(
 
 /// One after the other, as a careful upgrade does it; the servers go on.
 async fn restart_agents(cluster: &mut Cluster) -> Result<()> {
-    let names: Vec<String> = cluster.nodes().iter().map(|node| node.name().to_owned()).collect();
+    let names: Vec<String> = cluster
+        .nodes()
+        .iter()
+        .map(|node| node.name().to_owned())
+        .collect();
     for name in names {
         cluster.node(&name).signal_agent(Signal::SIGTERM)?;
         wait_until("the agent has ended", SOON, || async {

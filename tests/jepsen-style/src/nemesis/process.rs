@@ -10,7 +10,10 @@ pub fn guards(node: &Node) -> Vec<i32> {
     let is_guard = |pid: &i32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let mut words = line.split(|byte| *byte == 0);
-        words.next().is_some_and(|program| program.ends_with(b"pgctl-agent")) && words.any(|word| word == b"guard")
+        words
+            .next()
+            .is_some_and(|program| program.ends_with(b"pgctl-agent"))
+            && words.any(|word| word == b"guard")
     };
     let processes = node.host().processes().into_iter();
     processes
@@ -47,5 +50,9 @@ pub fn signal_backend(node: &Node, pick: u64, signal: Signal) -> Result<String> 
     let title = fs::read_to_string(format!("/proc/{}/cmdline", chosen.pid)).unwrap_or_default();
     processes::signal(chosen.pid, signal)?;
     let title = title.trim_matches([' ', '\0']);
-    Ok(format!("{} on {}", title.trim_start_matches("postgres: "), node.name()))
+    Ok(format!(
+        "{} on {}",
+        title.trim_start_matches("postgres: "),
+        node.name()
+    ))
 }

@@ -110,11 +110,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_makes_the_same_schedule() {
-        let first = |seed| -> Vec<Step> {
-            schedule(Rng::new(seed), Fault::ALL.to_vec())
-                .take(100)
-                .collect()
-        };
+        let first = |seed| -> Vec<Step> { schedule(Rng::new(seed), Fault::ALL.to_vec()).take(100).collect() };
         assert_eq!(first(1), first(1));
         assert_ne!(first(1), first(2));
     }

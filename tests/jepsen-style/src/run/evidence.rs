@@ -21,9 +21,16 @@ pub async fn keep(
     let folder = options.out.join(seed.to_string());
     make_dir(&folder)?;
     for node in cluster.nodes() {
-        copy(&node.log_path(), &folder.join(format!("{}-agent.log", node.name())))?;
+        copy(
+            &node.log_path(),
+            &folder.join(format!("{}-agent.log", node.name())),
+        )?;
         if let Ok(data) = node.data_dir() {
-            for entry in fs::read_dir(data.join("log")).into_iter().flatten().flatten() {
+            for entry in fs::read_dir(data.with_extension("log"))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 let name = format!("{}-{}", node.name(), entry.file_name().to_string_lossy());
                 copy(&entry.path(), &folder.join(name))?;
             }

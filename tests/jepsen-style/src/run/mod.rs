@@ -13,7 +13,7 @@ pub use report::print;
 pub use summary::Summary;
 
 use crate::checker::Nanos;
-use crate::nemesis::{Disks, Machine, Made, Nemesis, Rest, schedule};
+use crate::nemesis::{Clocks, Disks, Machine, Made, Nemesis, Rest, schedule};
 use crate::rng::Rng;
 use crate::workload::{Kind, Last, Route, prepare, read_last};
 use anyhow::{Context, Result, bail, ensure};
@@ -74,13 +74,17 @@ pub async fn run(options: &Options) -> Result<Summary> {
         .parameter("max_connections", "300")
         .build()?;
     let disks = disks(&mut cluster, &mut skipped);
+    let clocks = Clocks::prepare(&mut cluster).unwrap_or_else(|why| {
+        skipped.push(("shifted clocks".to_owned(), format!("{why:#}")));
+        Clocks::default()
+    });
     say(&format!("seed {seed}; repeat with: {}", options.again(seed)));
     let primary = Nemesis::first_sync(&mut cluster).await?;
     // Tests come faster than any flapping that the pause is for.
     cluster
         .pgctl_ok(&["config", "set", "failover_pause_ms=0"])
         .await?;
-    let machine = Machine::of(&cluster, disks.are_there(), &options.mode);
+    let machine = Machine::of(&cluster, disks.are_there(), clocks.are_there(), &options.mode);
     let chosen = faults.into_iter().filter(|fault| match fault.lacks(&machine) {
         Some(what) => {
             skipped.push((fault.name().to_owned(), format!("needs {what}")));
@@ -93,6 +97,7 @@ pub async fn run(options: &Options) -> Result<Summary> {
     prepare(
         cluster.node(&primary).pg_address()?,
         clients::keys(options.time),
+        options.local_commits,
     )
     .await?;
     let (routes, _haproxy) = routes(&cluster, &mut skipped).await?;
@@ -100,7 +105,7 @@ pub async fn run(options: &Options) -> Result<Summary> {
     let steps = schedule(rng.fork(), chosen);
     let run_from = Mono::now().nanos();
     let clients = Clients::start(&kinds, &routes, options.time, rng);
-    let mut nemesis = Nemesis::new(cluster, machine, disks, &options.profile);
+    let mut nemesis = Nemesis::new(cluster, machine, disks, clocks, &options.profile);
     first_traffic(&clients).await?;
 
     let (mut made, mut complaints) = (Vec::new(), Vec::new());
@@ -186,7 +191,10 @@ async fn routes(
     cluster: &Cluster,
     skipped: &mut Vec<(String, String)>,
 ) -> Result<(Vec<Route>, Option<Haproxy>)> {
-    let mut routes = vec![Route::AnyOf(cluster.pg_addresses()), Route::AnyOf(cluster.pg_addresses())];
+    let mut routes = vec![
+        Route::AnyOf(cluster.pg_addresses()),
+        Route::AnyOf(cluster.pg_addresses()),
+    ];
     let backends: Result<Vec<Backend>> = cluster
         .data_nodes()
         .map(|node| {
@@ -233,11 +241,15 @@ async fn standbys_agree(cluster: &Cluster, primary: &str) -> Result<()> {
     let sum = "SELECT count(*), coalesce(sum(hashtextextended(client || '/' || seq, 0)), 0) FROM jepsen_set";
     let expected = cluster.node(primary).sql(sum).await?;
     for node in cluster.data_nodes() {
-        wait_until(&format!("{} has what {primary} has", node.name()), DEADLINE, || async {
-            let found = node.sql(sum).await?;
-            ensure!(found == expected, "{found:?} instead of {expected:?}");
-            Ok(())
-        })
+        wait_until(
+            &format!("{} has what {primary} has", node.name()),
+            DEADLINE,
+            || async {
+                let found = node.sql(sum).await?;
+                ensure!(found == expected, "{found:?} instead of {expected:?}");
+                Ok(())
+            },
+        )
         .await?;
     }
     Ok(())
@@ -252,7 +264,8 @@ async fn max_lag_bytes(cluster: &Cluster) -> u64 {
     let shown = told(cluster, &["config", "show", "-o", "json"]).await;
     let all = shown["settings"].as_array().cloned().unwrap_or_default();
     let one = all.iter().find(|one| one["key"] == "max_lag_bytes");
-    one.and_then(|one| one["value"].as_str()?.parse().ok()).unwrap_or(0)
+    one.and_then(|one| one["value"].as_str()?.parse().ok())
+        .unwrap_or(0)
 }
 
 fn say(text: &str) {

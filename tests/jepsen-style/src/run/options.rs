@@ -52,6 +52,9 @@ pub struct Options {
     /// Keep the histories and logs also of a run without a violation
     #[arg(long)]
     pub keep: bool,
+    /// Let clients' commits wait for no standby: a run that must be a violation, to see that the checkers see
+    #[arg(long)]
+    pub local_commits: bool,
     /// Print the faults and workloads, and do nothing
     #[arg(long)]
     pub list: bool,
@@ -86,7 +89,9 @@ impl Options {
     pub fn kinds(&self) -> Result<Vec<Kind>> {
         let mut kinds = Vec::new();
         for name in &self.workloads {
-            let found = Kind::ALL.into_iter().filter(|kind| name == "all" || name == kind.name());
+            let found = Kind::ALL
+                .into_iter()
+                .filter(|kind| name == "all" || name == kind.name());
             let before = kinds.len();
             kinds.extend(found);
             if kinds.len() == before {

@@ -74,13 +74,7 @@ pub struct ReignSummary {
 }
 
 /// Puts the figures together.
-pub fn make(
-    options: &Options,
-    seed: u64,
-    story: &Story,
-    findings: Vec<Finding>,
-    took: Duration,
-) -> Summary {
+pub fn make(options: &Options, seed: u64, story: &Story, findings: Vec<Finding>, took: Duration) -> Summary {
     let since = |at: Nanos| at.saturating_sub(story.run.0) as f64 / 1e9;
     let acked: Vec<Nanos> = story.history.acks.iter().map(|ack| ack.acked).collect();
     let (gap_from, gap) = longest_gap(&acked, story.run, story.run.0, story.run.1);
@@ -108,12 +102,22 @@ pub fn make(
         let cause = epoch["cause"].as_str().unwrap_or("?").to_owned();
         *epochs.entry(cause).or_default() += 1;
     }
-    let sum = |figure: &str| findings.iter().filter_map(|finding| finding.figures.get(figure)).sum();
+    let sum = |figure: &str| {
+        findings
+            .iter()
+            .filter_map(|finding| finding.figures.get(figure))
+            .sum()
+    };
     let violated = findings
         .iter()
         .filter(|finding| finding.outcome == Outcome::Violated);
     let violations: Vec<String> = violated
-        .flat_map(|finding| finding.details.iter().map(|detail| format!("{}: {detail}", finding.checker)))
+        .flat_map(|finding| {
+            finding
+                .details
+                .iter()
+                .map(|detail| format!("{}: {detail}", finding.checker))
+        })
         .collect();
     let reigns = one_writer::reigns(&story.history.acks)
         .into_iter()
@@ -125,7 +129,9 @@ pub fn make(
             acks: reign.acks,
         });
     Summary {
-        held: findings.iter().all(|finding| finding.outcome != Outcome::Violated),
+        held: findings
+            .iter()
+            .all(|finding| finding.outcome != Outcome::Violated),
         seed,
         again: options.again(seed),
         time_s: options.time,

@@ -111,9 +111,11 @@ fn registers(story: &Story, last: &Last) -> Vec<register::Op> {
 
 fn failovers(story: &Story) -> u64 {
     let epochs = story.epochs.as_array().map(Vec::as_slice).unwrap_or_default();
-    let failovers = epochs
-        .iter()
-        .filter(|epoch| epoch["cause"].as_str().is_some_and(|cause| cause.ends_with("failover")));
+    let failovers = epochs.iter().filter(|epoch| {
+        epoch["cause"]
+            .as_str()
+            .is_some_and(|cause| cause.ends_with("failover"))
+    });
     failovers.count() as u64
 }
 
@@ -126,7 +128,9 @@ fn calms(made: &[Made], healed: Nanos, end: Nanos) -> Vec<Calm> {
         if made.get(i + 1).is_some_and(|other| other.step == one.step) {
             continue;
         }
-        let names: Vec<String> = names.map(|one| format!("{} of {}", one.fault, one.target)).collect();
+        let names: Vec<String> = names
+            .map(|one| format!("{} of {}", one.fault, one.target))
+            .collect();
         calms.push(Calm {
             after: format!("step {} ({})", one.step, names.join(" and ")),
             from: one.undone,

@@ -37,7 +37,13 @@ impl Append {
     }
 
     /// Runs the steps; `Ok` with the timeline if all is ready for the commit.
-    async fn steps(&mut self, link: &Link, rng: &mut Rng, timing: &Timing, txn: &mut Txn) -> Result<u32, Failed> {
+    async fn steps(
+        &mut self,
+        link: &Link,
+        rng: &mut Rng,
+        timing: &Timing,
+        txn: &mut Txn,
+    ) -> Result<u32, Failed> {
         let calls = self.txns_of_all.fetch_add(1, Ordering::Relaxed);
         let generation = calls / (TXNS_PER_LIST * LISTS_AT_ONCE);
         link.run("BEGIN ISOLATION LEVEL SERIALIZABLE", timing.statement)

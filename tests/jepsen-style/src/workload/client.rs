@@ -37,12 +37,7 @@ pub enum Attempt {
 /// What a client calls, and its memory of it.
 pub trait Workload: Send {
     /// Makes one call and remembers what is to be checked of it.
-    fn call(
-        &mut self,
-        link: &Link,
-        rng: &mut Rng,
-        timing: &Timing,
-    ) -> impl Future<Output = Attempt> + Send;
+    fn call(&mut self, link: &Link, rng: &mut Rng, timing: &Timing) -> impl Future<Output = Attempt> + Send;
 }
 
 /// What all clients of a run have seen up to now, for whoever waits for it.

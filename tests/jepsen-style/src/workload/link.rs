@@ -113,7 +113,10 @@ impl Link {
     async fn open_in_any_time(server: SocketAddr, attributes: TargetSessionAttrs) -> Result<Link> {
         let mut config = sql::config(server);
         config.application_name("jepsen").target_session_attrs(attributes);
-        let (client, mut connection) = config.connect(NoTls).await.map_err(|error| anyhow!(said(&error)))?;
+        let (client, mut connection) = config
+            .connect(NoTls)
+            .await
+            .map_err(|error| anyhow!(said(&error)))?;
         let warned = Arc::new(AtomicBool::new(false));
         let warning = Arc::clone(&warned);
         let driver = tokio::spawn(async move {

@@ -18,7 +18,7 @@ pub use client::{Attempt, Client, Live, Seen, Timing, Workload};
 pub use link::{Link, Route};
 pub use register::Register;
 pub use set::Set;
-pub use tables::{Last, read_last, prepare};
+pub use tables::{Last, prepare, read_last};
 
 /// Which workload.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

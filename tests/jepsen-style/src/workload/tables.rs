@@ -2,7 +2,7 @@
 
 use super::append::elements;
 use super::bank::{ACCOUNTS, TOTAL, balances};
-use super::link::{Rows, Route};
+use super::link::{Route, Rows};
 use crate::checker::set::Element;
 use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
@@ -25,11 +25,15 @@ pub struct Last {
     pub registers: BTreeMap<u32, u64>,
 }
 
-/// Makes the tables, with so many registers and lists.
+/// Makes the tables, with so many registers and lists. With `local_commits` no commit of a client waits for a standby.
 ///
 /// # Errors
 /// The server does not take writes.
-pub async fn prepare(primary: SocketAddr, keys: u64) -> Result<()> {
+pub async fn prepare(primary: SocketAddr, keys: u64, local_commits: bool) -> Result<()> {
+    let commits = match local_commits {
+        true => "ALTER ROLE postgres SET synchronous_commit = local;",
+        false => "",
+    };
     let each = TOTAL / i64::from(ACCOUNTS);
     run(
         primary,
@@ -41,6 +45,7 @@ pub async fn prepare(primary: SocketAddr, keys: u64) -> Result<()> {
              INSERT INTO jepsen_register SELECT k, 0 FROM generate_series(0, {keys} - 1) k;
              INSERT INTO jepsen_append SELECT k, '{{}}' FROM generate_series(0, {keys} - 1) k;
              INSERT INTO jepsen_bank SELECT a, {each} FROM generate_series(0, {ACCOUNTS} - 1) a;
+             {commits}
              ANALYZE;"
         ),
     )
@@ -54,7 +59,12 @@ pub async fn prepare(primary: SocketAddr, keys: u64) -> Result<()> {
 /// A table cannot be read, or holds what it cannot hold.
 pub async fn read_last(primary: SocketAddr) -> Result<Last> {
     let mut last = Last::default();
-    for row in run(primary, "SELECT client, seq, count(*) FROM jepsen_set GROUP BY 1, 2").await? {
+    for row in run(
+        primary,
+        "SELECT client, seq, count(*) FROM jepsen_set GROUP BY 1, 2",
+    )
+    .await?
+    {
         let [client, seq, times] = numbers(&row)?;
         last.set.insert((client as u32, seq), times);
     }

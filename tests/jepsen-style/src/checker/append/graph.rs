@@ -69,7 +69,10 @@ impl Graph {
                 if let Some(before) = writer(list, elements.last()) {
                     self.add(before, reader, Why::Wr);
                 }
-                let next = history.orders.get(&list).and_then(|whole| whole.get(elements.len()));
+                let next = history
+                    .orders
+                    .get(&list)
+                    .and_then(|whole| whole.get(elements.len()));
                 if let Some(after) = writer(list, next) {
                     self.add(reader, after, Why::Rw);
                 }

@@ -64,7 +64,10 @@ fn violates(word: &str, txns: &[Txn], last: &BTreeMap<u32, Vec<u64>>) {
 fn transactions_in_some_order_are_serializable() {
     let txns = [
         txn("a", &[append(1, 1), read(2, &[])]),
-        txn("b", &[read(1, &[1]), append(2, 2), append(1, 3), read(1, &[1, 3])]),
+        txn(
+            "b",
+            &[read(1, &[1]), append(2, 2), append(1, 3), read(1, &[1, 3])],
+        ),
         txn("c", &[read(1, &[1, 3]), read(2, &[2])]),
     ];
     holds(&txns, &last(&[(1, &[1, 3]), (2, &[2])]));
@@ -95,11 +98,7 @@ fn a_torn_transaction_is_found() {
 
 #[test]
 fn an_element_of_nobody_is_found() {
-    violates(
-        "made up",
-        &[txn("a", &[append(1, 1)])],
-        &last(&[(1, &[1, 9])]),
-    );
+    violates("made up", &[txn("a", &[append(1, 1)])], &last(&[(1, &[1, 9])]));
 }
 
 #[test]
@@ -193,11 +192,7 @@ fn a_stale_read_is_only_wrong_in_real_time() {
     let stale = txn("b", &[read(1, &[])]);
     let end = last(&[(1, &[1])]);
     holds(&[write.clone(), at(5, 20, stale.clone())], &end);
-    violates(
-        "G-single in real time",
-        &[write, at(11, 20, stale)],
-        &end,
-    );
+    violates("G-single in real time", &[write, at(11, 20, stale)], &end);
 }
 
 #[test]
