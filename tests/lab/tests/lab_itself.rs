@@ -4,6 +4,7 @@
 mod plain;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lab::{DEADLINE, Lab, Program, Target, Writer, WriterOptions, sql, verify, wait_until};

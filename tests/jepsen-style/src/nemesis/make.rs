@@ -46,6 +46,8 @@ pub struct Nemesis {
     undos: Vec<Undo>,
     /// Agents that ended although nobody ended them.
     pub ended_by_themselves: Vec<String>,
+    /// What went wrong that no client can see.
+    pub complaints: Vec<String>,
 }
 
 impl Nemesis {
@@ -59,6 +61,7 @@ impl Nemesis {
             clocks,
             undos: Vec::new(),
             ended_by_themselves: Vec::new(),
+            complaints: Vec::new(),
         }
     }
 
@@ -189,8 +192,9 @@ impl Nemesis {
         self.start_agents().await?;
         for undo in std::mem::take(&mut self.undos) {
             if let Err(why) = operator::undo(&mut self.cluster, &undo).await {
-                // Tried again after the next step, which may have brought back what it needs.
-                eprintln!("jepsen: cannot undo {undo:?} yet: {why:#}");
+                // A cluster that is whole again takes orders. Tried again after the next step all the same.
+                self.complaints
+                    .push(format!("with all faults undone, {undo} is not possible: {why:#}"));
                 self.undos.push(undo);
             }
         }

@@ -4,8 +4,8 @@ use super::fault::Fault;
 use anyhow::{Context, Result, bail};
 use lab::{Cluster, wait_until};
 use nix::sys::signal::Signal;
-use std::fs;
 use std::time::Duration;
+use std::{fmt, fs};
 use tokio::time::{sleep, timeout};
 
 /// How long one order may take.
@@ -21,6 +21,15 @@ pub enum Undo {
     Order(Vec<String>),
     /// The removal of a member.
     Remove(String),
+}
+
+impl fmt::Display for Undo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Undo::Order(words) => write!(f, "pgctl {}", words.join(" ")),
+            Undo::Remove(name) => write!(f, "the removal of {name}"),
+        }
+    }
 }
 
 /// Gives an order to the cluster.

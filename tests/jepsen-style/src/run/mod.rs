@@ -13,9 +13,9 @@ pub use report::print;
 pub use summary::Summary;
 
 use crate::checker::Nanos;
-use crate::nemesis::{Clocks, Disks, Machine, Made, Nemesis, Rest, schedule};
+use crate::nemesis::{Clocks, Disks, Fault, Machine, Made, Nemesis, Rest, Step, schedule};
 use crate::rng::Rng;
-use crate::workload::{Kind, Last, Route, prepare, read_last};
+use crate::workload::{Kind, Last, Live, Route, prepare, read_last};
 use anyhow::{Context, Result, bail, ensure};
 use lab::{Backend, Cluster, DEADLINE, Haproxy, Lab, Mono, wait_until};
 use std::time::Duration;
@@ -56,100 +56,34 @@ pub async fn run(options: &Options) -> Result<Summary> {
     let seed = options
         .seed
         .unwrap_or_else(|| Rng::new(Mono::now().nanos()).below(1_000_000));
-    let (data_nodes, witnesses) = options.shape()?;
-    let (faults, kinds) = (options.faults()?, options.kinds()?);
-    let mut skipped = Vec::new();
-    let lab = match Lab::with_hosts() {
-        Ok(lab) => lab,
-        Err(why) => {
-            skipped.push(("networks of their own".to_owned(), format!("{why:#}")));
-            Lab::new()?
-        }
-    };
-    let mut cluster = Cluster::builder(&lab, "jepsen")
-        .data_nodes(data_nodes)
-        .witnesses(witnesses)
-        .timing(&options.profile)
-        .sync_mode(&options.mode)
-        .parameter("max_connections", "300")
-        .build()?;
-    let disks = disks(&mut cluster, &mut skipped);
-    let clocks = Clocks::prepare(&mut cluster).unwrap_or_else(|why| {
-        skipped.push(("shifted clocks".to_owned(), format!("{why:#}")));
-        Clocks::default()
-    });
     say(&format!("seed {seed}; repeat with: {}", options.again(seed)));
-    let primary = Nemesis::first_sync(&mut cluster).await?;
-    // Tests come faster than any flapping that the pause is for.
-    cluster
-        .pgctl_ok(&["config", "set", "failover_pause_ms=0"])
-        .await?;
-    let machine = Machine::of(&cluster, disks.are_there(), clocks.are_there(), &options.mode);
-    let chosen = faults.into_iter().filter(|fault| match fault.lacks(&machine) {
-        Some(what) => {
-            skipped.push((fault.name().to_owned(), format!("needs {what}")));
-            false
-        }
-        None => true,
-    });
-    let chosen: Vec<_> = chosen.collect();
-    ensure!(!chosen.is_empty(), "no fault is left to be made: {skipped:?}");
-    prepare(
-        cluster.node(&primary).pg_address()?,
-        clients::keys(options.time),
-        options.local_commits,
-    )
-    .await?;
-    let (routes, _haproxy) = routes(&cluster, &mut skipped).await?;
+    let (kinds, mut skipped) = (options.kinds()?, Vec::new());
+    let (mut nemesis, faults) = set_up(options, &mut skipped).await?;
+    let (routes, _haproxy) = routes(&nemesis.cluster, &mut skipped).await?;
     let mut rng = Rng::new(seed);
-    let steps = schedule(rng.fork(), chosen);
+    let steps = schedule(rng.fork(), faults);
     let run_from = Mono::now().nanos();
     let clients = Clients::start(&kinds, &routes, options.time, rng);
-    let mut nemesis = Nemesis::new(cluster, machine, disks, clocks, &options.profile);
     first_traffic(&clients).await?;
-
-    let (mut made, mut complaints) = (Vec::new(), Vec::new());
-    let budget = Duration::from_secs(options.budget);
-    let end = Instant::now() + Duration::from_secs(options.time);
-    for (number, step) in (1..).zip(steps) {
-        if Instant::now() >= end {
-            break;
-        }
-        let of_step = nemesis.play(number, &step).await?;
-        report::tell(run_from, &of_step);
-        made.extend(of_step);
-        if !nemesis.wait_for_write(&clients.live, budget).await? {
-            complaints.push(format!("no write {budget:?} after step {number}"));
-        }
-        match step.rest {
-            Rest::For(pause) => sleep(pause).await,
-            // Not in time is no complaint here: the next fault may come before a standby is back. In the end it is.
-            Rest::InSync => drop(nemesis.wait_in_sync(budget).await),
-        }
-    }
-    nemesis.mend().await?;
+    let made = torment(options, &mut nemesis, &clients.live, steps, run_from).await?;
     let healed = Mono::now().nanos();
-    let written = nemesis.wait_for_write(&clients.live, budget).await?;
+    let budget = Duration::from_secs(options.budget);
+    if !nemesis.wait_for_write(&clients.live, budget).await? {
+        nemesis
+            .complaints
+            .push(format!("no write {budget:?} after the last fault"));
+    }
     let back = nemesis.wait_in_sync(2 * budget).await;
     // A little more traffic on what is whole again.
     sleep(Duration::from_secs(2)).await;
     let history = clients.stop().await?;
     let run_to = Mono::now().nanos();
-    let mut not_back = None;
-    let mut last = None;
-    match back {
-        Ok(primary) => {
-            last = Some(read_last(nemesis.cluster.node(&primary).pg_address()?).await?);
-            if let Err(why) = standbys_agree(&nemesis.cluster, &primary).await {
-                complaints.push(format!("{why:#}"));
-            }
-        }
-        Err(why) => not_back = Some(format!("{why:#}")),
-    }
-    if !written {
-        complaints.push(format!("no write {budget:?} after the last fault"));
-    }
-    complaints.extend(nemesis.panics());
+    let (last, not_back) = match back {
+        Ok(primary) => (look(&mut nemesis, &primary).await, None),
+        Err(why) => (None, Some(format!("{why:#}"))),
+    };
+    let panics = nemesis.panics();
+    nemesis.complaints.extend(panics);
     let story = Story {
         run: (run_from, run_to),
         healed,
@@ -158,7 +92,7 @@ pub async fn run(options: &Options) -> Result<Summary> {
         history,
         last,
         not_back,
-        complaints,
+        complaints: std::mem::take(&mut nemesis.complaints),
         ended_by_themselves: std::mem::take(&mut nemesis.ended_by_themselves),
         epochs: told(&nemesis.cluster, &["history", "-o", "json"]).await,
         max_lag_bytes: max_lag_bytes(&nemesis.cluster).await,
@@ -171,6 +105,111 @@ pub async fn run(options: &Options) -> Result<Summary> {
     }
     summary.write(&options.out)?;
     Ok(summary)
+}
+
+/// A cluster in sync with the clients' tables, and the faults that can be made of it. What cannot is added to `skipped`.
+async fn set_up(options: &Options, skipped: &mut Vec<(String, String)>) -> Result<(Nemesis, Vec<Fault>)> {
+    let (data_nodes, witnesses) = options.shape()?;
+    let faults = options.faults()?;
+    let lab = match Lab::with_hosts() {
+        Ok(lab) => lab,
+        Err(why) => {
+            skipped.push(("networks of their own".to_owned(), format!("{why:#}")));
+            Lab::new()?
+        }
+    };
+    let mut cluster = Cluster::builder(&lab, "jepsen")
+        .data_nodes(data_nodes)
+        .witnesses(witnesses)
+        .timing(&options.profile)
+        .sync_mode(&options.mode)
+        // Sessions that wait for standbys are left behind by clients that gave up.
+        .parameter("max_connections", "300")
+        .build()?;
+    let disks = disks(&mut cluster, skipped);
+    let clocks = Clocks::prepare(&mut cluster).unwrap_or_else(|why| {
+        skipped.push(("shifted clocks".to_owned(), format!("{why:#}")));
+        Clocks::default()
+    });
+    let primary = Nemesis::first_sync(&mut cluster).await?;
+    // Faults come faster here than anything that the pause is for.
+    cluster
+        .pgctl_ok(&["config", "set", "failover_pause_ms=0"])
+        .await?;
+    let machine = Machine::of(&cluster, disks.are_there(), clocks.are_there(), &options.mode);
+    let chosen = faults.into_iter().filter(|fault| match fault.lacks(&machine) {
+        Some(what) => {
+            skipped.push((fault.name().to_owned(), format!("needs {what}")));
+            false
+        }
+        None => true,
+    });
+    let chosen: Vec<Fault> = chosen.collect();
+    ensure!(!chosen.is_empty(), "no fault is left to be made: {skipped:?}");
+    let primary = cluster.node(&primary).pg_address()?;
+    prepare(primary, clients::keys(options.time), options.local_commits).await?;
+    let nemesis = Nemesis::new(cluster, machine, disks, clocks, &options.profile);
+    Ok((nemesis, chosen))
+}
+
+/// Plays the steps until the time is up, and mends everything.
+async fn torment(
+    options: &Options,
+    nemesis: &mut Nemesis,
+    live: &Live,
+    steps: impl Iterator<Item = Step>,
+    run_from: Nanos,
+) -> Result<Vec<Made>> {
+    let mut made = Vec::new();
+    let budget = Duration::from_secs(options.budget);
+    let end = Instant::now() + Duration::from_secs(options.time);
+    for (number, step) in (1..).zip(steps) {
+        if Instant::now() >= end {
+            break;
+        }
+        let of_step = match nemesis.play(number, &step).await {
+            Ok(of_step) => of_step,
+            // What was seen up to now is judged all the same.
+            Err(why) => {
+                nemesis.complaints.push(format!("step {number}: {why:#}"));
+                break;
+            }
+        };
+        report::tell(run_from, &of_step);
+        made.extend(of_step);
+        if !nemesis.wait_for_write(live, budget).await? {
+            nemesis
+                .complaints
+                .push(format!("no write {budget:?} after step {number}"));
+        }
+        match step.rest {
+            Rest::For(pause) => sleep(pause).await,
+            // Not in time is no complaint here: the next fault may come before a standby is back. In the end it is.
+            Rest::InSync => drop(nemesis.wait_in_sync(budget).await),
+        }
+    }
+    nemesis.mend().await?;
+    Ok(made)
+}
+
+/// What is there in the end; `None`, with a complaint, if it cannot be read.
+async fn look(nemesis: &mut Nemesis, primary: &str) -> Option<Last> {
+    let looked = async {
+        let last = read_last(nemesis.cluster.node(primary).pg_address()?).await?;
+        Ok::<_, anyhow::Error>((last, standbys_agree(&nemesis.cluster, primary).await))
+    };
+    match looked.await {
+        Ok((last, agree)) => {
+            let complaint = agree.err().map(|why| format!("{why:#}"));
+            nemesis.complaints.extend(complaint);
+            Some(last)
+        }
+        Err(why) => {
+            let complaint = format!("what is there in the end cannot be read: {why:#}");
+            nemesis.complaints.push(complaint);
+            None
+        }
+    }
 }
 
 fn disks(cluster: &mut Cluster, skipped: &mut Vec<(String, String)>) -> Disks {
