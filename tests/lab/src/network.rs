@@ -149,9 +149,15 @@ impl Network {
             "ip link del {interface} 2>/dev/null; ip link add {interface} type veth peer name eth0 netns {init} && \
              ip link set {interface} master br0 up"
         ))?;
+        // A machine keeps its hardware address when it is switched off and on. With a new one nobody who knew the old one
+        // reaches it before that is forgotten, which takes half a minute and more.
+        let [a, b, c, d] = address.octets();
         in_network_of(
             init,
-            &format!("ip link set lo up && ip addr add {address}/24 dev eth0 && ip link set eth0 up"),
+            &format!(
+                "ip link set lo up && ip link set eth0 address 02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x} && \
+                 ip addr add {address}/24 dev eth0 && ip link set eth0 up"
+            ),
             None,
         )
     }

@@ -303,10 +303,21 @@ async fn a_lossy_link_loses_a_part_and_a_slow_one_is_slow_until_healed() -> Resu
 async fn a_host_that_loses_power_is_silent_and_comes_back_at_its_address() -> Result<()> {
     let lab = Lab::with_hosts()?;
     let mut node = Plain::new(&lab, "n1").await?;
+    let hardware = |node: &Plain| -> Result<String> {
+        let user = lab::OsUser::current()?;
+        let shown = node
+            .host
+            .output(&user, Path::new("ip"), &["-o", "link", "show", "eth0"])?;
+        let address = shown.split("link/ether ").nth(1).context("an address")?;
+        Ok(address.split(' ').next().unwrap_or_default().to_owned())
+    };
+    let before = hardware(&node)?;
     node.host.power_off()?;
     assert!(sql::value(node.address, "SELECT 1").await.is_err());
     node.start().await?;
     assert_eq!(sql::value(node.address, "SELECT 1").await?, "1");
+    // Or those who knew it would look for it in vain for half a minute.
+    assert_eq!(hardware(&node)?, before);
     Ok(())
 }
 

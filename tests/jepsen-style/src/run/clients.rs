@@ -1,6 +1,6 @@
 //! All clients of a run, and what they remember in the end.
 
-use crate::checker::append::Txn;
+use crate::checker::append::{self, Txn};
 use crate::checker::bank::Read;
 use crate::checker::one_writer::Ack;
 use crate::checker::{register, set};
@@ -27,6 +27,18 @@ pub struct History {
     pub reads: Vec<Read>,
     /// Why calls failed.
     pub failures: BTreeMap<String, u64>,
+}
+
+impl History {
+    /// Calls whose end no client knows, of the workloads that remember them.
+    pub fn unknown(&self) -> u64 {
+        let ops = self
+            .ops
+            .iter()
+            .filter(|op| op.answer == register::Answer::Unknown);
+        let txns = self.txns.iter().filter(|txn| txn.end == append::End::Unknown);
+        (self.set.unknown.len() + ops.count() + txns.count()) as u64
+    }
 }
 
 /// What one client brings home.
