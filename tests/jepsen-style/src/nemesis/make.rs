@@ -75,6 +75,15 @@ impl Nemesis {
         for planned in &step.faults {
             targets.push(whom::resolve(&self.cluster, planned.whom, planned.pick).await);
         }
+        // Nothing more can be done to a machine without power: the other fault is for another one.
+        if step.faults.iter().any(|planned| planned.fault == Fault::PowerCut)
+            && let [first, second] = targets.as_mut_slice()
+            && first == second
+        {
+            let others = self.cluster.data_nodes().map(lab::Node::name);
+            let others: Vec<&str> = others.filter(|name| name != first).collect();
+            *second = others[(step.faults[1].pick % others.len() as u64) as usize].to_owned();
+        }
         let mut made = Vec::new();
         for (planned, target) in step.faults.iter().zip(targets) {
             let at = Mono::now().nanos();
