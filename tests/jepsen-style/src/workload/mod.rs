@@ -15,7 +15,7 @@ mod tables;
 pub use append::Append;
 pub use bank::{ACCOUNTS, Bank, TOTAL};
 pub use client::{Attempt, Client, Live, Seen, Timing, Workload};
-pub use link::{Link, Route};
+pub use link::{Failed, Link, Route, Rows};
 pub use register::Register;
 pub use set::Set;
 pub use tables::{Last, prepare, read_last};
