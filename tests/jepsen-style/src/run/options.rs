@@ -105,8 +105,13 @@ impl Options {
 
     /// The command line that makes the same schedule again.
     pub fn again(&self, seed: u64) -> String {
+        let more = if self.local_commits {
+            " JEPSEN_ARGS=--local-commits"
+        } else {
+            ""
+        };
         format!(
-            "make jepsen TIME={} NODES={} SEED={seed} NEMESES={} WORKLOAD={} PROFILE={} MODE={}",
+            "make jepsen TIME={} NODES={} SEED={seed} NEMESES={} WORKLOAD={} PROFILE={} MODE={}{more}",
             self.time,
             self.nodes,
             self.nemeses.join(","),
