@@ -38,6 +38,14 @@ test: deps lint ## Runs every test, on PostgreSQL 15 and 18
 	  cargo build --workspace --bins --locked && cargo test --workspace --locked --no-run && sync && \
 	  cargo test --workspace --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)
 
+.PHONY: jepsen
+jepsen: deps ## Breaks a cluster and checks what clients saw; TIME=600 NODES=3|5|2w SEED NEMESES WORKLOAD PROFILE MODE
+	@servers=$$(scripts/test-servers) && \
+	  cargo build --release --locked --package agent --package ctl --package jepsen --bins && \
+	  PGCTL_TEST_PG_BINDIRS=$$servers target/release/jepsen --time $(or $(TIME),600) --nodes $(or $(NODES),3) \
+	    $(if $(SEED),--seed $(SEED)) --nemeses $(or $(NEMESES),all) --workloads $(or $(WORKLOAD),all) \
+	    --profile $(or $(PROFILE),default) --mode $(or $(MODE),quorum) $(JEPSEN_ARGS)
+
 .PHONY: bench-failover
 bench-failover: ## Compares with Patroni on this machine; RUNS=5; writes bench/results/failover.json
 	@scripts/install-deps bench

@@ -246,6 +246,16 @@ impl Cluster {
         self.nodes.push(node);
     }
 
+    /// Takes a node out of this value: it is counted, asked and cut no more. Dropping it cuts its power.
+    ///
+    /// # Panics
+    /// There is none of that name: a mistake in the test.
+    pub fn take_out(&mut self, name: &str) -> Node {
+        let found = self.nodes.iter().position(|node| node.name() == name);
+        self.nodes
+            .remove(found.unwrap_or_else(|| panic!("there is no node {name}")))
+    }
+
     /// Starts the agent of every node whose agent does not run.
     ///
     /// # Errors
@@ -367,7 +377,9 @@ impl Cluster {
             .args(args)
             .env("PGCTL_ENDPOINT", self.endpoints())
             .stdin(Stdio::null());
-        let done = tokio::process::Command::from(command).output().await;
+        // Whoever gives up waiting must not leave it at work.
+        let mut command = tokio::process::Command::from(command);
+        let done = command.kill_on_drop(true).output().await;
         done.with_context(|| format!("cannot run pgctl {}", args.join(" ")))
     }
 

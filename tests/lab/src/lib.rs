@@ -74,7 +74,7 @@ pub use haproxy::{Backend, Haproxy};
 pub use host::Host;
 pub use interrupt::interrupted;
 pub use lab::{CONTROL_GROUPS, Lab};
-pub use network::{End, Network, PortOfHost};
+pub use network::{End, Network, PortOfHost, Shape};
 pub use node::Node;
 pub use os_user::OsUser;
 pub use ports::free_port;

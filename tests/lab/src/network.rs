@@ -3,7 +3,7 @@
 //! The switch is a network namespace with a bridge in it. All of it (cables included) belongs to namespaces that die
 //! with their processes, so that even a killed run leaves no interface behind.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::Ipv4Addr;
@@ -51,6 +51,18 @@ impl End {
     }
 }
 
+/// What becomes of that which the switch sends to a host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// No more than so many thousand bits in a second; what has to wait for longer than 400 ms is dropped.
+    Rate { kbit: u32 },
+    /// Each packet arrives so much later.
+    Delay { ms: u32 },
+}
+
+/// The part of packets, in percent, that a cut drops: all of them.
+const ALL: u8 = 100;
+
 /// The switch.
 #[derive(Debug)]
 pub struct Network {
@@ -60,7 +72,10 @@ pub struct Network {
     subnet: [u8; 3],
     uplink: String,
     outlives_us: bool,
-    cuts: Mutex<BTreeSet<(End, End)>>,
+    /// What is dropped between whom, in percent.
+    cuts: Mutex<BTreeMap<(End, End), u8>>,
+    /// Interfaces to hosts with a [`Shape`].
+    shaped: Mutex<BTreeSet<String>>,
 }
 
 impl Network {
@@ -99,7 +114,8 @@ impl Network {
             subnet,
             uplink,
             outlives_us: lifetime == Lifetime::Own,
-            cuts: Mutex::new(BTreeSet::new()),
+            cuts: Mutex::default(),
+            shaped: Mutex::default(),
         };
         network.in_switch(&format!("ip link set {CLIENTS} master br0 up"))?;
         Ok(network)
@@ -133,9 +149,15 @@ impl Network {
             "ip link del {interface} 2>/dev/null; ip link add {interface} type veth peer name eth0 netns {init} && \
              ip link set {interface} master br0 up"
         ))?;
+        // A machine keeps its hardware address when it is switched off and on. With a new one nobody who knew the old one
+        // reaches it before that is forgotten, which takes half a minute and more.
+        let [a, b, c, d] = address.octets();
         in_network_of(
             init,
-            &format!("ip link set lo up && ip addr add {address}/24 dev eth0 && ip link set eth0 up"),
+            &format!(
+                "ip link set lo up && ip link set eth0 address 02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x} && \
+                 ip addr add {address}/24 dev eth0 && ip link set eth0 up"
+            ),
             None,
         )
     }
@@ -146,8 +168,42 @@ impl Network {
     /// nftables is missing (scripts/install-deps).
     pub fn cut_one_way(&self, from: End, to: End) -> Result<()> {
         let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
-        cuts.insert((from, to));
+        cuts.insert((from, to), ALL);
         self.install(&cuts)
+    }
+
+    /// Drops `percent` of a hundred packets that `from` sends to `to`, chosen at random, until healed.
+    ///
+    /// # Errors
+    /// nftables is missing (scripts/install-deps).
+    pub fn lose(&self, from: End, to: End, percent: u8) -> Result<()> {
+        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        cuts.insert((from, to), percent.min(ALL));
+        self.install(&cuts)
+    }
+
+    /// Shapes what is sent to a host, until healed.
+    ///
+    /// # Errors
+    /// The kernel has no such queueing discipline (see [`Network::can_delay`]), or `host` is not a host.
+    pub fn shape(&self, host: &End, shape: Shape) -> Result<()> {
+        let End::Host(PortOfHost { interface, .. }) = host else {
+            bail!("only what is sent to a host can be shaped, not {host:?}")
+        };
+        let discipline = match shape {
+            Shape::Rate { kbit } => format!("tbf rate {kbit}kbit burst 5kb latency 400ms"),
+            Shape::Delay { ms } => format!("netem delay {ms}ms"),
+        };
+        let mut shaped = self.shaped.lock().unwrap_or_else(PoisonError::into_inner);
+        self.in_switch(&format!("tc qdisc replace dev {interface} root {discipline}"))?;
+        shaped.insert(interface.clone());
+        Ok(())
+    }
+
+    /// Whether this kernel can delay packets (netem).
+    pub fn can_delay(&self) -> bool {
+        self.in_switch("tc qdisc add dev lo root netem delay 1ms && tc qdisc del dev lo root")
+            .is_ok()
     }
 
     /// Drops everything between `a` and `b`, both ways, until healed.
@@ -156,29 +212,43 @@ impl Network {
     /// nftables is missing (scripts/install-deps).
     pub fn cut(&self, a: End, b: End) -> Result<()> {
         let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
-        cuts.insert((a.clone(), b.clone()));
-        cuts.insert((b, a));
+        cuts.insert((a.clone(), b.clone()), ALL);
+        cuts.insert((b, a), ALL);
         self.install(&cuts)
     }
 
-    /// Undoes every cut.
+    /// Undoes every cut, loss and shape.
     ///
     /// # Errors
     /// nftables is missing (scripts/install-deps).
     pub fn heal(&self) -> Result<()> {
+        let mut shaped = self.shaped.lock().unwrap_or_else(PoisonError::into_inner);
+        for interface in std::mem::take(&mut *shaped) {
+            // One whose host was switched off meanwhile has a new cable, without a shape.
+            self.in_switch(&format!("tc qdisc del dev {interface} root 2>/dev/null || true"))?;
+        }
         let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
         cuts.clear();
         self.install(&cuts)
     }
 
     /// One transaction replaces the whole rule set: no packet slips through between two rules.
-    fn install(&self, cuts: &BTreeSet<(End, End)>) -> Result<()> {
+    fn install(&self, cuts: &BTreeMap<(End, End), u8>) -> Result<()> {
         let mut rules = String::from(
             "table bridge cuts {}\ndelete table bridge cuts\ntable bridge cuts { chain forward { \
              type filter hook forward priority 0; policy accept;\n",
         );
-        for (from, to) in cuts {
-            writeln!(rules, "{}{}drop", from.rule("iifname"), to.rule("oifname"))?;
+        for ((from, to), percent) in cuts {
+            let chance = match *percent {
+                ALL => String::new(),
+                percent => format!("numgen random mod 100 < {percent} "),
+            };
+            writeln!(
+                rules,
+                "{}{}{chance}drop",
+                from.rule("iifname"),
+                to.rule("oifname")
+            )?;
         }
         rules.push_str("}\n}\n");
         in_network_of(self.holder_pid, "nft -f -", Some(&rules))

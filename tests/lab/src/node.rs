@@ -25,6 +25,8 @@ pub struct Node {
     host: Host,
     /// Written to `node.toml` at each start, so that a test may change it in between.
     pub config: NodeConfig,
+    /// Variables of the agent's environment, taken at each start.
+    pub agent_env: Vec<(String, String)>,
     agent: Option<Program>,
 }
 
@@ -33,6 +35,7 @@ impl Node {
         Node {
             host,
             config,
+            agent_env: Vec::new(),
             agent: None,
         }
     }
@@ -119,13 +122,22 @@ impl Node {
             .with_context(|| format!("cannot write {}", config.display()))?;
         self.host.power_on().await?;
         let agent = binaries::ours("pgctl-agent")?;
-        let config = config.to_string_lossy();
-        self.agent = Some(self.host.run(
+        let variables = self
+            .agent_env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
+        let words: Vec<String> = variables
+            .chain([agent, "--config".into(), config].map(|word| word.display().to_string()))
+            .collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        // `env` becomes the agent: it is no process of its own.
+        let started = self.host.run(
             &OsUser::current()?,
             &self.log_path(),
-            &agent,
-            &["--config", &config],
-        )?);
+            Path::new("/usr/bin/env"),
+            &words,
+        )?;
+        self.agent = Some(started);
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 mod plain;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lab::{DEADLINE, Lab, Program, Target, Writer, WriterOptions, sql, verify, wait_until};
@@ -257,13 +258,66 @@ async fn cuts_drop_what_they_say_and_heal() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_lossy_link_loses_a_part_and_a_slow_one_is_slow_until_healed() -> Result<()> {
+    // Fewer than fit into the buffer of a socket that nobody reads meanwhile.
+    const SENT: usize = 200;
+    let lab = Lab::with_hosts()?;
+    let a = Plain::new(&lab, "a").await?;
+    let network = lab.network()?;
+    let listener = std::net::UdpSocket::bind(("0.0.0.0", 0))?;
+    listener.set_nonblocking(true)?;
+    let to = format!("/dev/udp/{}/{}", lab.our_address(), listener.local_addr()?.port());
+    let heard = |last: &str| -> Result<usize> {
+        let script = format!("for i in $(seq {SENT}); do echo -n x > {to}; done");
+        let bash = Path::new("/bin/bash");
+        a.host.output(&lab::OsUser::current()?, bash, &["-c", &script])?;
+        let mut buffer = [0; 16];
+        let mut count = 0;
+        while listener.recv(&mut buffer).is_ok() {
+            count += 1;
+        }
+        eprintln!("{last}: {count} of {SENT}");
+        Ok(count)
+    };
+    network.lose(a.host.end()?, lab::End::Any, 50)?;
+    let with_loss = heard("50 % loss")?;
+    assert!((SENT / 4..SENT * 3 / 4).contains(&with_loss), "{with_loss}");
+    network.heal()?;
+    assert!(heard("healed")? > SENT * 3 / 4);
+
+    let long = format!("SELECT length('{}')", "x".repeat(1 << 20));
+    let answer = || tokio::time::timeout(Duration::from_secs(2), sql::value(a.address, &long));
+    network.shape(&a.host.end()?, lab::Shape::Rate { kbit: 50 })?;
+    assert!(answer().await.is_err(), "a megabyte takes minutes at this rate");
+    network.heal()?;
+    assert_eq!(sql::value(a.address, &long).await?, "1048576");
+    assert!(
+        network
+            .shape(&lab::End::Any, lab::Shape::Delay { ms: 1 })
+            .is_err()
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_host_that_loses_power_is_silent_and_comes_back_at_its_address() -> Result<()> {
     let lab = Lab::with_hosts()?;
     let mut node = Plain::new(&lab, "n1").await?;
+    let hardware = |node: &Plain| -> Result<String> {
+        let user = lab::OsUser::current()?;
+        let shown = node
+            .host
+            .output(&user, Path::new("ip"), &["-o", "link", "show", "eth0"])?;
+        let address = shown.split("link/ether ").nth(1).context("an address")?;
+        Ok(address.split(' ').next().unwrap_or_default().to_owned())
+    };
+    let before = hardware(&node)?;
     node.host.power_off()?;
     assert!(sql::value(node.address, "SELECT 1").await.is_err());
     node.start().await?;
     assert_eq!(sql::value(node.address, "SELECT 1").await?, "1");
+    // Or those who knew it would look for it in vain for half a minute.
+    assert_eq!(hardware(&node)?, before);
     Ok(())
 }
 
