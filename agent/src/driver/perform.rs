@@ -208,6 +208,7 @@ async fn rewind(node: Arc<Node>, from: Upstream, epoch: Epoch) -> Result<(), Per
         }
         Err(error) => {
             let mut desk = node.desk();
+            desk.memory.broken = server.instance.half_rewound();
             let failures = if desk.rewind_failures.0 == epoch {
                 desk.rewind_failures.1 + 1
             } else {

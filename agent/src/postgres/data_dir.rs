@@ -16,6 +16,8 @@ pub enum Condition {
     Absent,
     /// A server can be started on it.
     Usable,
+    /// A rewind has left it half changed: it is only good for being set aside.
+    HalfRewound(String),
     /// It must not be touched until a person has acted.
     Unusable(String),
 }

@@ -74,10 +74,13 @@ impl Instance {
     pub(super) fn require_absent(&self) -> Result<(), PgError> {
         match self.condition() {
             Condition::Absent => Ok(()),
-            Condition::Usable | Condition::Unusable(_) => Err(PgError::Unusable {
-                path: self.config().data_dir.clone(),
-                why: "it is not empty, and what is there is never overwritten; set it aside first".to_owned(),
-            }),
+            Condition::Usable | Condition::HalfRewound(_) | Condition::Unusable(_) => {
+                Err(PgError::Unusable {
+                    path: self.config().data_dir.clone(),
+                    why: "it is not empty, and what is there is never overwritten; set it aside first"
+                        .to_owned(),
+                })
+            }
         }
     }
 

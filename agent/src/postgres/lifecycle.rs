@@ -68,7 +68,7 @@ impl Instance {
         match self.condition() {
             Condition::Usable => {}
             Condition::Absent => return Err(unusable(super::data_dir::NO_DATA.to_owned())),
-            Condition::Unusable(why) => return Err(unusable(why)),
+            Condition::HalfRewound(why) | Condition::Unusable(why) => return Err(unusable(why)),
         }
         if !self.target().processes().is_empty() {
             self.killer().kill(ORPHANS_GONE_WITHIN).map_err(|failed| {

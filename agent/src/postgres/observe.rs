@@ -78,7 +78,7 @@ impl Instance {
             (None, Some(Err(condition))) => condition,
             (None, None) => match condition {
                 Some(Condition::Absent) => Server::NoData,
-                Some(Condition::Usable) => Server::Down,
+                Some(Condition::Usable | Condition::HalfRewound(_)) => Server::Down,
                 Some(Condition::Unusable(why)) => Server::Unusable { why },
                 None => Server::Unresponsive {
                     why: "the disk of the data directory does not answer".to_owned(),
@@ -255,7 +255,7 @@ impl Instance {
     pub(super) fn condition(&self) -> Condition {
         let condition = inspect(&self.config().data_dir, self.account(), self.binaries());
         match rewind::unfinished(&self.config().state_dir) {
-            Some(why) if condition != Condition::Absent => Condition::Unusable(why),
+            Some(why) if condition != Condition::Absent => Condition::HalfRewound(why),
             _ => condition,
         }
     }

@@ -48,6 +48,12 @@ impl Instance {
         self.note(result)
     }
 
+    /// Whether a rewind has left the data directory half changed: it is not started before it is made anew.
+    #[must_use]
+    pub fn half_rewound(&self) -> bool {
+        unfinished(&self.config().state_dir).is_some()
+    }
+
     async fn rewind_unnoted(&self, from: &Upstream) -> Result<RewindReport, PgError> {
         if let Some(why) = unfinished(&self.config().state_dir) {
             return Err(PgError::Unusable {

@@ -160,12 +160,10 @@ fn a_half_changed_data_directory_is_never_started() {
         node.pg.stop(StopMode::Fast, PATIENCE).await.unwrap();
         node.pg.wait_exit(PATIENCE).await.unwrap();
         std::fs::write(node.config.state_dir.join("rewind.unfinished"), "data\n").unwrap();
-        let seen = node.pg.observe().await;
-        assert!(
-            matches!(&seen.server, Server::Unusable { why } if why.contains("interrupted")),
-            "{seen:?}"
-        );
-        assert!(node.pg.start(&conf(None)).await.is_err());
+        assert_eq!(node.pg.observe().await.server, Server::Down);
+        assert!(node.pg.half_rewound());
+        let refused = node.pg.start(&conf(None)).await.unwrap_err().to_string();
+        assert!(refused.contains("interrupted"), "{refused}");
         let aside = node.pg.set_data_aside("a rewind was interrupted").unwrap();
         assert!(aside.join("PG_VERSION").exists());
         assert!(
@@ -174,6 +172,7 @@ fn a_half_changed_data_directory_is_never_started() {
                 .contains("interrupted")
         );
         assert_eq!(node.pg.observe().await.server, Server::NoData);
+        assert!(!node.pg.half_rewound());
         node.pg.initdb().await.unwrap();
         assert_eq!(node.pg.observe().await.server, Server::Down);
     });

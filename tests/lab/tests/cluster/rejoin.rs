@@ -102,6 +102,37 @@ async fn what_it_wrote_alone_is_rewound_and_kept() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_rewind_that_broke_off_half_way_it_is_copied() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut scene = Scene::start(&lab, "halfway", |cluster| cluster.timing("lan-fast")).await?;
+    diverge(&scene).await?;
+    let first = scene.first.clone();
+    scene.cluster.node_mut(&first).start().await?;
+    let output = scene
+        .cluster
+        .node(&first)
+        .config
+        .node
+        .state_dir
+        .join("pg_rewind.log");
+    wait_until("the rewind is killed while it copies", RECOVERY, || async {
+        let said = std::fs::read_to_string(&output)?;
+        ensure!(said.contains("need to copy"), "it has not begun to copy");
+        let processes = scene.cluster.node(&first).host().processes();
+        let rewind = processes.iter().find(|process| process.name == "pg_rewind");
+        lab::processes::signal(rewind.context("it has ended")?.pid, Signal::SIGKILL)?;
+        Ok(())
+    })
+    .await?;
+    scene.cluster.wait_all_in_sync(RECOVERY).await?;
+    the_table_is_nowhere(&scene).await?;
+    let aside = events(&scene.cluster, "data-set-aside").await?;
+    ensure!(aside.len() == 1 && aside[0].starts_with(&first), "{aside:?}");
+    scene.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_a_rewind_is_impossible_it_is_copied_and_the_old_data_are_set_aside() -> Result<()> {
     let lab = Lab::new()?;
     let mut scene = Scene::start(&lab, "aside", |cluster| cluster.timing("lan-fast")).await?;
