@@ -13,7 +13,7 @@ use crate::driver::{
 };
 use crate::fencing::Fencer;
 use crate::fencing::guard::{Guard, GuardProgram};
-use crate::fencing::kernel_lease::{KernelLease, KernelLeasing, Place};
+use crate::fencing::kernel_lease::{KernelLeasing, Place};
 use crate::fencing::stonith::Stonith;
 use crate::fencing::watchdog::{Device, KernelWatchdog, LeaseSight, Watchdog};
 use crate::guard_command::GuardArguments;
@@ -82,10 +82,11 @@ impl Agent<'_> {
             .as_ref()
             .map(|postgres| self.open_server(postgres))
             .transpose()?;
+        let kernel_lease = self.start_kernel_lease()?;
         let fences = Fences {
             fencer: server.as_ref().map(|(_, fencer)| fencer.clone()),
             guard: self.start_guard()?,
-            kernel: self.start_kernel_lease()?,
+            kernel: kernel_lease.handle().cloned(),
         };
         let promise = self.config.bootstrap.timing.promise();
         let lease = lease::start(
@@ -96,6 +97,7 @@ impl Agent<'_> {
             fences,
         )?;
         let guards = Guards {
+            kernel_lease,
             watchdog: self.open_watchdog(&lease)?,
             stonith: Stonith::new(self.config.fencing.devices.clone()),
         };
@@ -190,14 +192,15 @@ impl Agent<'_> {
     }
 
     /// What keeps clients from a server whose lease is over; a witness has none.
-    fn start_kernel_lease(&self) -> anyhow::Result<Option<KernelLease>> {
+    fn start_kernel_lease(&self) -> anyhow::Result<KernelLeasing> {
         let Some(postgres) = &self.config.postgres else {
-            return Ok(None);
+            return Ok(KernelLeasing::Off);
         };
         let place = Place::new(postgres.listen, &self.config.node.state_dir);
         let leasing = KernelLeasing::start(self.config.fencing.kernel_lease, place, lease::clock::read)?;
-        tracing::info!("kernel lease: {leasing}");
-        Ok(leasing.handle().cloned())
+        let report = leasing.report();
+        tracing::info!(state = ?report.state, detail = report.detail, "kernel lease");
+        Ok(leasing)
     }
 
     fn consensus_config(&self) -> StartConfig {

@@ -138,6 +138,38 @@ pub struct NodeReport {
     /// The watchdog, where one is configured.
     #[serde(default)]
     pub watchdog: Option<WatchdogReport>,
+    /// What fences its server when the agent does not; `None` on a witness.
+    #[serde(default)]
+    pub fencing: Option<FencingReport>,
+}
+
+/// What keeps a server from outliving its node's lease when the agent cannot. Shown, and never decided by: the `F` of the
+/// lease's arithmetic counts on the slowest layer, so that it holds where the others are missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FencingReport {
+    /// The process beside the agent that ends the server.
+    pub guard: FenceLayer,
+    /// The kernel's timer, without which no client reaches the server.
+    pub kernel_lease: FenceLayer,
+}
+
+/// One way to fence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceLayer {
+    pub state: FenceLayerState,
+    /// For people: what is missing or limited; empty where there is nothing to say.
+    pub detail: String,
+}
+
+/// Whether a way to fence would act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FenceLayerState {
+    On,
+    /// It is not wanted.
+    Off,
+    /// It is wanted, and does not work.
+    Missing,
 }
 
 /// A node's watchdog: the device that resets the machine when nobody pets it.

@@ -10,7 +10,10 @@ use agent_core::decide::node::AILMENTS;
 use agent_core::ids::NodeId;
 use agent_core::pg::{Lsn, Position};
 use agent_core::reason::Reason;
-use agent_core::view::{ClusterView, NodeReport, PgObservation, Server, WatchdogReport, WatchdogState};
+use agent_core::view::{
+    ClusterView, FenceLayer, FenceLayerState, NodeReport, PgObservation, Server, WatchdogReport,
+    WatchdogState,
+};
 use agent_core::vitals::Disk;
 use proto::control as wire;
 use std::time::Duration;
@@ -123,6 +126,7 @@ impl Facts<'_> {
         let held = report
             .and_then(|report| report.holder)
             .filter(|held| held.epoch == self.state.epoch);
+        let fencing = report.and_then(|report| report.fencing.as_ref());
         wire::Member {
             id: node.0,
             name: member.name.clone(),
@@ -171,6 +175,8 @@ impl Facts<'_> {
                 since_unix_ms: fence.since.0,
             }),
             watchdog: report.and_then(|report| report.watchdog.as_ref()).map(watchdog),
+            guard: fencing.map(|fencing| fence_layer(&fencing.guard)),
+            kernel_lease: fencing.map(|fencing| fence_layer(&fencing.kernel_lease)),
         }
     }
 }
@@ -236,6 +242,18 @@ fn epoch_record(record: &EpochRecord) -> wire::EpochRecord {
                 at_unix_ms: proof.at.0,
             })
             .collect(),
+    }
+}
+
+fn fence_layer(layer: &FenceLayer) -> wire::FenceLayer {
+    let state = match layer.state {
+        FenceLayerState::On => "on",
+        FenceLayerState::Off => "off",
+        FenceLayerState::Missing => "missing",
+    };
+    wire::FenceLayer {
+        state: state.to_owned(),
+        detail: layer.detail.clone(),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::marks::{Marks, MarksFile};
 use super::{Clock, Reports};
 use crate::fencing::Fencer;
+use crate::fencing::kernel_lease::KernelLeasing;
 use crate::fencing::stonith::Stonith;
 use crate::fencing::watchdog::Watchdog;
 use crate::lease::Lease;
@@ -29,6 +30,8 @@ pub struct Node {
     pub lease: Lease,
     pub reports: Reports,
     pub server: Option<ServerSide>,
+    /// What keeps clients from a server whose lease is over.
+    pub kernel_lease: KernelLeasing,
     /// The machine's watchdog, where one is used.
     pub watchdog: Option<Watchdog>,
     /// The devices with which this node can turn others off.
@@ -47,6 +50,7 @@ pub struct Node {
 /// What makes sure of a node besides its own agent.
 #[derive(Default)]
 pub struct Guards {
+    pub kernel_lease: KernelLeasing,
     pub watchdog: Option<Watchdog>,
     pub stonith: Stonith,
 }
@@ -127,6 +131,7 @@ impl Node {
                 hung: watch::channel(Epoch(0)).0,
                 hands: Default::default(),
             }),
+            kernel_lease: guards.kernel_lease,
             watchdog: guards.watchdog,
             stonith: guards.stonith,
             observed: watch::channel(None).0,

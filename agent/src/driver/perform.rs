@@ -60,10 +60,10 @@ pub(super) async fn perform(
             job(node, "rewind", rewind(node.clone(), from, epoch));
             Ok(())
         }
-        NodeAction::SetDataAside { why } => set_data_aside(node, server, &why).await,
+        NodeAction::SetDataAside { why, source } => set_data_aside(node, server, &why, &source).await,
         NodeAction::Start { conf } => start(node, server, conf).await,
         NodeAction::Configure { conf, lineage } => configure(node, server, conf, lineage).await,
-        NodeAction::StopDiverged { epoch } => stop_diverged(node, server, epoch).await,
+        NodeAction::StopDiverged { epoch, source } => stop_diverged(node, server, epoch, &source).await,
         NodeAction::Promote { grant } => promote(node, server, grant).await,
         NodeAction::Fence { epoch, why } => {
             tracing::warn!(%epoch, why, "fencing the server");
@@ -223,7 +223,14 @@ async fn rewind(node: Arc<Node>, from: Upstream, epoch: Epoch) -> Result<(), Per
     }
 }
 
-async fn set_data_aside(node: &Arc<Node>, server: &ServerSide, why: &str) -> Result<(), PerformError> {
+/// A copy that cannot be made is no reason to give up the data that is here: the source is asked first.
+async fn set_data_aside(
+    node: &Arc<Node>,
+    server: &ServerSide,
+    why: &str,
+    source: &Upstream,
+) -> Result<(), PerformError> {
+    server.instance.check_source(source).await?;
     let mut hands = server.hands.lock().await;
     let path = server.instance.set_data_aside(why)?;
     hands.conf = None;
@@ -272,7 +279,14 @@ async fn configure(
     Ok(())
 }
 
-async fn stop_diverged(node: &Arc<Node>, server: &ServerSide, epoch: Epoch) -> Result<(), PerformError> {
+/// Until its source answers a standby goes on serving reads: nothing could be done with it once it is stopped.
+async fn stop_diverged(
+    node: &Arc<Node>,
+    server: &ServerSide,
+    epoch: Epoch,
+    source: &Upstream,
+) -> Result<(), PerformError> {
+    server.instance.check_source(source).await?;
     {
         let mut desk = node.desk();
         if desk.memory.lineage == Some(epoch) {

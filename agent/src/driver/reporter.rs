@@ -3,7 +3,7 @@
 use super::node::Node;
 use super::peers::{Peers, envelope, within};
 use agent_core::ids::NodeId;
-use agent_core::view::{HolderReport, NodeReport};
+use agent_core::view::{FenceLayer, FenceLayerState, FencingReport, HolderReport, NodeReport};
 use proto::supervision::{AgedReport, ReportRequest};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +45,21 @@ pub fn report(node: &Node) -> NodeReport {
         explain: desk.explain.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         watchdog: node.watchdog.as_ref().map(|watchdog| watchdog.report()),
+        fencing: node.server.as_ref().map(|_| fencing(node)),
+    }
+}
+
+fn fencing(node: &Node) -> FencingReport {
+    let trouble = node.lease.guard_trouble();
+    FencingReport {
+        guard: FenceLayer {
+            state: match &trouble {
+                Some(_) => FenceLayerState::Missing,
+                None => FenceLayerState::On,
+            },
+            detail: trouble.unwrap_or_default(),
+        },
+        kernel_lease: node.kernel_lease.report(),
     }
 }
 

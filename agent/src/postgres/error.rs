@@ -57,9 +57,9 @@ pub enum PgError {
     /// The operation needs a stopped server.
     #[error("could not {doing}: process {pid} still serves this data directory; stop it first")]
     StillRunning { doing: &'static str, pid: i32 },
-    /// No session could be opened.
+    /// No session could be opened. `answered`: it was the server that refused.
     #[error("could not connect to the server at {to}: {why}")]
-    Connect { to: String, why: String },
+    Connect { to: String, why: String, answered: bool },
     /// The server takes no sessions yet, or no longer.
     #[error("the server at {to} takes no connections now ({why}); try again when it is up")]
     NotReady { to: String, why: String },

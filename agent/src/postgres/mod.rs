@@ -54,6 +54,7 @@ mod rewind;
 mod roles;
 mod session;
 mod slots;
+mod source;
 mod standby;
 mod wal_files;
 

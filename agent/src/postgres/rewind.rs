@@ -7,18 +7,17 @@ use super::data_dir::blocked_way;
 use super::fork_point::fork_point;
 use super::lifecycle::{STANDBY_SIGNAL, is_shut_down};
 use super::program::Program;
-use super::session::{DATABASE, Session};
-use super::{Instance, PgError, RewindReport, ServerConf, StopMode, durable_file, look, wal_files};
-use agent_core::pg::{ControlState, Lsn, Position, SystemId, TimelineHistory, TimelineId};
+use super::session::DATABASE;
+use super::{Instance, PgError, RewindReport, ServerConf, StopMode, durable_file, wal_files};
+use agent_core::pg::{ControlState, Lsn, Position, TimelineHistory, TimelineId};
 use agent_core::view::Upstream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const DOING: &str = "rewind the data directory";
 const SQL_WITHIN: Duration = Duration::from_secs(5);
-/// How long crash recovery may take before a rewind, and the source's first checkpoint after its promotion.
+/// How long crash recovery may take before a rewind.
 const RECOVERY_WITHIN: Duration = Duration::from_secs(3600);
-const CHECKPOINT_WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 /// The mark of a rewind that has begun to change files, in the agent's directory.
 const MARK: &str = "rewind.unfinished";
@@ -70,16 +69,7 @@ impl Instance {
         }
         let _claim = self.claim(DOING, "rewind")?;
         let control = self.existing_control()?;
-        let source = self.ask_source(from).await?;
-        if source.system_id != control.file.system_id {
-            return Err(PgError::Unusable {
-                path: self.config().data_dir.clone(),
-                why: format!(
-                    "it is of the database cluster {}, but the server at {}:{} is of {}; check the addresses",
-                    control.file.system_id, from.host, from.port, source.system_id
-                ),
-            });
-        }
+        let source = self.ask_source(from, control.file.system_id).await?;
         let own = self.history(control.file.timeline.max(control.min_recovery_timeline))?;
         let end = self.end_of_wal(&control)?;
         let fork = fork_point(&own, &source.history).ok_or_else(|| PgError::Unusable {
@@ -202,51 +192,6 @@ impl Instance {
         Ok(control.file.min_recovery.max(control.file.checkpoint))
     }
 
-    /// Connects to the source and waits until its control file is on the timeline that it writes.
-    async fn ask_source(&self, from: &Upstream) -> Result<Source, PgError> {
-        let credentials = self.credentials();
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host(&from.host)
-            .port(from.port)
-            .user(&credentials.rewind_user)
-            .password(&credentials.rewind_password)
-            .dbname(DATABASE)
-            .application_name("pgctl-agent")
-            .options("-c search_path=pg_catalog");
-        let session = Session::open(&config, format!("{}:{}", from.host, from.port), SQL_WITHIN).await?;
-        let timeline = settled_timeline(&session).await?;
-        let sql = "SELECT system_identifier FROM pg_control_system()";
-        let system_id = session
-            .text("ask the source which cluster it is of", sql, SQL_WITHIN)
-            .await?;
-        let system_id = system_id
-            .and_then(|text| text.parse::<i64>().ok())
-            .unwrap_or_default()
-            .cast_unsigned();
-        let history = if timeline.0 <= 1 {
-            TimelineHistory {
-                timeline,
-                switches: Vec::new(),
-            }
-        } else {
-            let sql = format!(
-                "SELECT convert_from(pg_read_binary_file('pg_wal/{:08X}.history', 0, 16777216, false), 'UTF8')",
-                timeline.0
-            );
-            let doing = "read the history of the source's timeline";
-            let content = session.text(doing, &sql, SQL_WITHIN).await?.unwrap_or_default();
-            TimelineHistory::parse(timeline, &content).ok_or_else(|| PgError::Sql {
-                doing,
-                why: "its history file is damaged".to_owned(),
-            })?
-        };
-        Ok(Source {
-            system_id: SystemId(system_id),
-            history,
-        })
-    }
-
     /// Copies the segments that hold WAL beyond the fork, and returns where to.
     fn keep_diverged_wal(
         &self,
@@ -284,45 +229,6 @@ impl Instance {
         durable_file::sync_parent(&place.join("."))?;
         durable_file::sync_parent(&place)?;
         Ok(place)
-    }
-}
-
-/// What a rewind has to know of its source.
-struct Source {
-    system_id: SystemId,
-    history: TimelineHistory,
-}
-
-/// The timeline of the source's control file, once that is the one it writes to.
-async fn settled_timeline(session: &Session) -> Result<TimelineId, PgError> {
-    let doing = "wait for the source's first checkpoint on its timeline";
-    let sql = "SELECT timeline_id, CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_lsn()) END, \
-               current_setting('server_version_num')::int >= 150000 FROM pg_control_checkpoint()";
-    let begun = Instant::now();
-    let mut asked = false;
-    loop {
-        let rows = session.rows(doing, sql, SQL_WITHIN).await?;
-        let row = rows.first().map(Vec::as_slice).unwrap_or_default();
-        let column = |index: usize| row.get(index).and_then(Option::as_deref);
-        let recorded = TimelineId(column(0).and_then(|text| text.parse().ok()).unwrap_or_default());
-        let written = column(1).and_then(look::timeline_of_walfile);
-        if written.is_none_or(|written| written == recorded) {
-            return Ok(recorded);
-        }
-        if column(2) == Some("t") && !asked {
-            asked = true;
-            session.execute(doing, "CHECKPOINT", CHECKPOINT_WITHIN).await?;
-            continue;
-        }
-        if begun.elapsed() > CHECKPOINT_WITHIN {
-            let why = "run CHECKPOINT on the source, then try again".to_owned();
-            return Err(PgError::Deadline {
-                doing,
-                after: CHECKPOINT_WITHIN,
-                why,
-            });
-        }
-        tokio::time::sleep(POLL).await;
     }
 }
 

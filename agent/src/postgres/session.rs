@@ -51,6 +51,7 @@ impl Session {
                 return Err(PgError::Connect {
                     to,
                     why: said(&error),
+                    answered: error.as_db_error().is_some(),
                 });
             }
             Err(_) => {
@@ -169,6 +170,7 @@ impl Session {
                 Err(PgError::Connect {
                     to: self.to.clone(),
                     why: said(&error),
+                    answered: false,
                 })
             }
             Ok(Err(error)) => Err(PgError::Sql {

@@ -132,6 +132,11 @@ pub fn notes(member: &Member) -> Vec<String> {
     if let Some(fence) = &member.fenced {
         notes.push(format!("FENCED by hand ({})", fence.reason));
     }
+    for (name, layer) in [("guard", &member.guard), ("kernel lease", &member.kernel_lease)] {
+        if let Some(layer) = layer.as_ref().filter(|layer| layer.state == "missing") {
+            notes.push(format!("no {name} ({})", layer.detail));
+        }
+    }
     if let Some(watchdog) = member
         .watchdog
         .as_ref()

@@ -5,7 +5,7 @@ use super::list::{headline, notes};
 use crate::failure::Failure;
 use crate::output::{self, Format, bytes, text_or_dash};
 use crate::wall_time::{span, utc};
-use proto::control::{Cluster, Disk};
+use proto::control::{Cluster, Disk, FenceLayer, Member};
 
 /// Says how the cluster is, and what is out of the ordinary
 #[derive(Debug, clap::Args)]
@@ -47,6 +47,23 @@ fn room(disk: &Disk) -> String {
     };
     let free = disk.free_bytes.map_or_else(|| "unknown".to_owned(), bytes);
     format!("{free} free of {} for {purpose}", bytes(disk.total_bytes))
+}
+
+/// What fences a member's server when its agent does not.
+fn fencing(member: &Member) -> Option<String> {
+    let layer = |name: &str, layer: &FenceLayer| match layer.detail.as_str() {
+        "" => format!("{name} {}", layer.state),
+        detail => format!("{name} {} ({detail})", layer.state),
+    };
+    let watchdog = match &member.watchdog {
+        Some(watchdog) => format!("watchdog {} ({})", watchdog.state, watchdog.detail),
+        None => "watchdog off".to_owned(),
+    };
+    Some(format!(
+        "{}, {}, {watchdog}",
+        layer("guard", member.guard.as_ref()?),
+        layer("kernel lease", member.kernel_lease.as_ref()?)
+    ))
 }
 
 fn lines(cluster: &Cluster) -> Vec<String> {
@@ -109,19 +126,10 @@ fn lines(cluster: &Cluster) -> Vec<String> {
             format!("to {}, since {}", order.to, utc(order.since_unix_ms)),
         );
     }
-    let armed: Vec<&str> = cluster
-        .members
-        .iter()
-        .filter(|member| {
-            member
-                .watchdog
-                .as_ref()
-                .is_some_and(|watchdog| watchdog.state == "armed")
-        })
-        .map(|member| member.name.as_str())
-        .collect();
-    if !armed.is_empty() {
-        fact("watchdog", format!("armed on {}", armed.join(", ")));
+    for member in &cluster.members {
+        if let Some(layers) = fencing(member) {
+            fact(&format!("fencing of {}", member.name), layers);
+        }
     }
     for member in &cluster.members {
         for disk in &member.disks {

@@ -289,6 +289,13 @@ pub fn json(output: &Output) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", out(output)))
 }
 
+fn fence_layer(state: &str, detail: &str) -> wire::FenceLayer {
+    wire::FenceLayer {
+        state: state.to_owned(),
+        detail: detail.to_owned(),
+    }
+}
+
 pub fn cluster() -> Cluster {
     let member = |id: u64, name: &str| wire::Member {
         id,
@@ -316,6 +323,11 @@ pub fn cluster() -> Cluster {
         },
         lag_bytes: (id != 1).then_some(2048),
         report_age_ms: Some(100),
+        guard: Some(fence_layer("on", "")),
+        kernel_lease: Some(match id {
+            1 => fence_layer("on", ""),
+            _ => fence_layer("missing", "give the agent CAP_NET_ADMIN"),
+        }),
         ..wire::Member::default()
     };
     Cluster {

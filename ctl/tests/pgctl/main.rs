@@ -50,6 +50,8 @@ fn every_reading_command_works_in_both_forms() {
     for (words, expected) in [
         (vec!["topology"], "└─ n2"),
         (vec!["status"], "2 of 2 are heard of"),
+        (vec!["status"], "guard on, kernel lease on, watchdog off"),
+        (vec!["status"], "no kernel lease (give the agent CAP_NET_ADMIN)"),
         (vec!["status", "--check"], "demo"),
         (vec!["explain"], "start n2 or n3"),
         (vec!["explain", "--shut"], "SHUT"),

@@ -182,6 +182,7 @@ mod tests {
             explain: Vec::new(),
             agent_version: String::new(),
             watchdog: None,
+            fencing: None,
         }
     }
 

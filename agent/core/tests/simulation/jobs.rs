@@ -135,7 +135,7 @@ impl World {
             }
             NodeAction::Configure { conf, .. } if same_server => self.agent(node).conf = Some(conf),
             NodeAction::Stop if same_server => self.kill_server(node),
-            NodeAction::StopDiverged { epoch } => {
+            NodeAction::StopDiverged { epoch, .. } => {
                 if same_server {
                     self.kill_server(node);
                 }

@@ -48,6 +48,7 @@ impl World {
             explain: Vec::new(),
             agent_version: String::new(),
             watchdog: None,
+            fencing: None,
         }
     }
 

@@ -241,6 +241,7 @@ pub fn report(node: NodeId, pg: PgObservation) -> NodeReport {
         explain: Vec::new(),
         agent_version: String::new(),
         watchdog: None,
+        fencing: None,
     }
 }
 

@@ -209,6 +209,7 @@ pub(super) fn report(node: NodeId, server: Server) -> NodeReport {
         explain: Vec::new(),
         agent_version: "0.1.0".to_owned(),
         watchdog: None,
+        fencing: None,
     }
 }
 

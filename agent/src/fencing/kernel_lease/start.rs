@@ -6,7 +6,7 @@ use super::keeper::KernelLease;
 use super::place::Place;
 use crate::config::FencePolicy;
 use agent_core::time::ClockReading;
-use std::fmt;
+use agent_core::view::{FenceLayer, FenceLayerState};
 
 /// Why an agent that must have a kernel lease cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -19,11 +19,12 @@ pub enum KernelLeaseStartError {
 }
 
 /// What this node has.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub enum KernelLeasing {
     /// Clients are let through by the kernel only while the lease lasts.
     On(KernelLease),
     /// Not wanted.
+    #[default]
     Off,
     /// Wanted if possible, and not possible. A frozen agent's server then goes on answering.
     Missing(KernelLeaseError),
@@ -75,17 +76,26 @@ impl KernelLeasing {
     }
 }
 
-/// As `pgctl status` may show it.
-impl fmt::Display for KernelLeasing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            KernelLeasing::On(lease) if lease.standing().protected => f.write_str("on"),
-            KernelLeasing::On(_) => {
-                f.write_str("on (other programs can remove it: the kernel is older than 6.9)")
+impl KernelLeasing {
+    /// As `pgctl status` shows it.
+    #[must_use]
+    pub fn report(&self) -> FenceLayer {
+        let (state, detail) = match self {
+            KernelLeasing::On(lease) => {
+                let standing = lease.standing();
+                match standing.trouble {
+                    Some(trouble) => (FenceLayerState::Missing, trouble.to_string()),
+                    None if standing.protected => (FenceLayerState::On, String::new()),
+                    None => (
+                        FenceLayerState::On,
+                        "other programs can remove it: the kernel is older than 6.9".to_owned(),
+                    ),
+                }
             }
-            KernelLeasing::Off => f.write_str("off"),
-            KernelLeasing::Missing(error) => write!(f, "missing: {error}"),
-        }
+            KernelLeasing::Off => (FenceLayerState::Off, String::new()),
+            KernelLeasing::Missing(error) => (FenceLayerState::Missing, error.to_string()),
+        };
+        FenceLayer { state, detail }
     }
 }
 

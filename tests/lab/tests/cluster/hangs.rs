@@ -2,8 +2,8 @@
 
 use crate::orders::{epoch, wait_explained};
 use crate::scene::{RECOVERY, Scene};
-use anyhow::{Result, ensure};
-use lab::{DEADLINE, Lab, sql, wait_until};
+use anyhow::{Context, Result, ensure};
+use lab::{DEADLINE, Lab, Mono, sql, wait_until};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 use tokio_postgres::NoTls;
@@ -88,6 +88,25 @@ async fn a_primary_without_a_free_connection_is_left_alone() -> Result<()> {
         Ok(())
     })
     .await?;
+    scene.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_is_killed_takes_no_commit_with_it() -> Result<()> {
+    let lab = Lab::new()?;
+    let scene = Scene::start(&lab, "backend", |cluster| cluster.timing("lan-fast")).await?;
+    let first = scene.cluster.node(&scene.first);
+    let clients = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() \
+                   AND application_name NOT LIKE 'pgctl%'";
+    let rows = first.sql(clients).await?;
+    let backend = rows.into_iter().flatten().flatten().next();
+    let backend: i32 = backend.context("a client is connected")?.parse()?;
+    let backend = first.host().outer_pid(backend).context("it runs")?;
+    let killed = Mono::now();
+    lab::processes::signal(backend, Signal::SIGKILL)?;
+    scene.writable_after(killed).await?;
+    scene.cluster.wait_all_in_sync(RECOVERY).await?;
     scene.end().await?;
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! An old primary comes back, by the cheapest way that is right.
 
 use crate::orders::events;
+use crate::partition::lab_with_network;
 use crate::scene::{RECOVERY, Scene};
 use anyhow::{Context, Result, ensure};
-use lab::{Lab, wait_until};
+use lab::{Cluster, Lab, OsUser, wait_until};
 use nix::sys::signal::Signal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_clean_shutdown_it_follows_without_a_rewind() -> Result<()> {
@@ -130,6 +132,71 @@ async fn after_a_rewind_that_broke_off_half_way_it_is_copied() -> Result<()> {
     ensure!(aside.len() == 1 && aside[0].starts_with(&first), "{aside:?}");
     scene.end().await?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_that_cannot_be_replaced_now_are_not_given_up() -> Result<()> {
+    let Some(lab) = lab_with_network() else {
+        return Ok(());
+    };
+    let mut cluster = Cluster::builder(&lab, "nosource").timing("lan-fast").build()?;
+    let names: Vec<String> = cluster
+        .nodes()
+        .iter()
+        .map(|node| node.name().to_owned())
+        .collect();
+    for name in &names {
+        // The server that is left alone has to take what it is given.
+        let fencing = &mut cluster.node_mut(name).config.fencing;
+        fencing.insert("kernel_lease".to_owned(), "off".into());
+    }
+    let mut scene = Scene::of(cluster).await?;
+    diverge(&scene).await?;
+    let first = scene.first.clone();
+    // The agents hear each other, and no server hears another.
+    for other in &scene.others {
+        let server = scene.cluster.node(other).pg_address()?;
+        let (ip, port) = (server.ip().to_string(), server.port().to_string());
+        let table = format!("cut_{other}");
+        let rules = format!(
+            "table inet {table} {{ chain out {{ type filter hook output priority 0; ip daddr {ip} tcp dport {port} \
+             reject with tcp reset; }}; }}"
+        );
+        nft(scene.cluster.node(&first), &[&rules])?;
+    }
+    scene.cluster.node_mut(&first).start().await?;
+    wait_until("it says what it waits for", RECOVERY, || async {
+        let said = scene.cluster.pgctl_ok(&["list"]).await?;
+        ensure!(said.contains("could not connect to the server at"), "{said}");
+        Ok(())
+    })
+    .await?;
+    // Several rewinds fail meanwhile, if any is tried.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    ensure!(
+        events(&scene.cluster, "data-set-aside").await?.is_empty(),
+        "the only copy on this node was given up"
+    );
+    for other in &scene.others {
+        nft(
+            scene.cluster.node(&first),
+            &["delete", "table", "inet", &format!("cut_{other}")],
+        )?;
+    }
+    scene.cluster.wait_all_in_sync(RECOVERY).await?;
+    the_table_is_nowhere(&scene).await?;
+    ensure!(
+        events(&scene.cluster, "data-set-aside").await?.is_empty(),
+        "a rewind was enough"
+    );
+    scene.end().await?;
+    Ok(())
+}
+
+/// Changes the packet rules of a node's own network.
+fn nft(node: &lab::Node, words: &[&str]) -> Result<()> {
+    let root = OsUser::current()?;
+    node.host().output(&root, Path::new("nft"), words).map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

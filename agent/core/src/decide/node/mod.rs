@@ -106,14 +106,15 @@ pub enum NodeAction {
     Copy { from: Upstream, epoch: Epoch },
     /// `pg_rewind` against the holder.
     Rewind { from: Upstream, epoch: Epoch },
-    /// Renames the data directory, so that a new copy can be made. Nothing is deleted.
-    SetDataAside { why: String },
+    /// Renames the data directory, so that a new copy can be made of `source`, if that answers. Nothing is deleted.
+    SetDataAside { why: String, source: Upstream },
     /// Starts the server, as a standby.
     Start { conf: Conf },
     /// Changes the running server's configuration. `lineage`: the data is now known to be on that epoch's line.
     Configure { conf: Conf, lineage: Option<Epoch> },
-    /// Remembers that the data left the line of the epoch's holder, and stops the server so that it can be rewound.
-    StopDiverged { epoch: Epoch },
+    /// Remembers that the data left the line of the epoch's holder, and stops the server so that it can be rewound or copied
+    /// anew from `source`, if that answers.
+    StopDiverged { epoch: Epoch, source: Upstream },
     /// Promotes the server to the timeline reserved for the epoch. Carries its grant.
     Promote { grant: Grant },
     /// Writes the epoch's first row, waits until the synchronous set has it, and then tells the cluster.

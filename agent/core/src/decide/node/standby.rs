@@ -138,7 +138,10 @@ fn line(view: &NodeView<'_>, position: Position) -> Line {
 fn follow(view: &NodeView<'_>, holder: NodeId, standby: &StandbyView) -> Decision<NodeAction> {
     let epoch = view.state.epoch;
     match line(view, standby.position) {
-        Line::Left => Decision::act("stop-to-rewind", NodeAction::StopDiverged { epoch }),
+        Line::Left => match view.upstream(holder) {
+            None => holder_has_no_address(view, holder),
+            Some(source) => Decision::act("stop-to-rewind", NodeAction::StopDiverged { epoch, source }),
+        },
         Line::Unknown => {
             let conf = view.alone();
             if view.conf.as_ref().is_some_and(|now| now.upstream.is_some()) {
@@ -161,14 +164,7 @@ fn follow(view: &NodeView<'_>, holder: NodeId, standby: &StandbyView) -> Decisio
             )
         }
         Line::Same => match view.following(holder) {
-            None => Decision::wait(
-                "holder-has-no-address",
-                Reason::shut(
-                    "holder-address-known",
-                    format!("no PostgreSQL address of {} is known", view.state.name_of(holder)),
-                    "its agent announces postgres.advertise",
-                ),
-            ),
+            None => holder_has_no_address(view, holder),
             Some(conf) if view.conf.as_ref() != Some(&conf) => Decision::act(
                 "follow",
                 NodeAction::Configure {
@@ -202,21 +198,33 @@ fn stream(view: &NodeView<'_>, holder: NodeId, standby: &StandbyView) -> Decisio
         ),
         format!("it connects; after {} s a new copy is made", COPY_AFTER.as_secs()),
     );
-    if waited > COPY_AFTER && holder_serves(view) {
-        return Decision::act(
+    match view.upstream(holder) {
+        Some(source) if waited > COPY_AFTER && holder_serves(view) => Decision::act(
             "copy-instead-of-streaming",
             NodeAction::StopDiverged {
                 epoch: view.state.epoch,
+                source,
             },
         )
-        .because(reason);
+        .because(reason),
+        _ => Decision::wait("not-streaming", reason),
     }
-    Decision::wait("not-streaming", reason)
+}
+
+fn holder_has_no_address(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction> {
+    Decision::wait(
+        "holder-has-no-address",
+        Reason::shut(
+            "holder-address-known",
+            format!("no PostgreSQL address of {} is known", view.state.name_of(holder)),
+            "its agent announces postgres.advertise",
+        ),
+    )
 }
 
 fn rewind(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction> {
     let Some(from) = view.upstream(holder) else {
-        return Decision::rest("holder-has-no-address");
+        return holder_has_no_address(view, holder);
     };
     // Until its first checkpoint the new primary's control file names the old timeline, and pg_rewind would find
     // nothing to do.
@@ -253,10 +261,13 @@ fn rewind(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction> {
 }
 
 fn copy_anew(view: &NodeView<'_>, holder: NodeId, why: &str) -> Decision<NodeAction> {
-    if !holder_serves(view) {
-        return wait_for_source(view, holder);
+    match view.upstream(holder) {
+        Some(source) if holder_serves(view) => {
+            let why = why.to_owned();
+            Decision::act("set-data-aside", NodeAction::SetDataAside { why, source })
+        }
+        _ => wait_for_source(view, holder),
     }
-    Decision::act("set-data-aside", NodeAction::SetDataAside { why: why.to_owned() })
 }
 
 fn copy(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction> {
