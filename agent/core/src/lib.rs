@@ -26,6 +26,7 @@ pub mod ids;
 pub mod lease;
 pub mod pg;
 pub mod reason;
+pub mod sabotage;
 pub mod time;
 pub mod timing;
 pub mod view;

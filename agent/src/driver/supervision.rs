@@ -8,6 +8,7 @@ use agent_core::cluster::SyncRule;
 use agent_core::decide::node::Conf;
 use agent_core::ids::{Epoch, NodeId};
 use agent_core::pg::{Lsn, Position};
+use agent_core::sabotage::Rule;
 use agent_core::view::{FenceReceipt, NodeReport, Server};
 use proto::supervision::supervision_server::Supervision;
 use proto::supervision::{
@@ -213,6 +214,9 @@ async fn cut_off(node: &Arc<Node>, epoch: Epoch) -> Option<Position> {
     };
     if desk_forbids || !matches!(seen.server, Server::Standby(_)) {
         return None;
+    }
+    if Rule::PledgedStandbyIsCutOff.is_off() {
+        return seen.position();
     }
     let conf = Conf {
         upstream: None,

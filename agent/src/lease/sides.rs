@@ -7,6 +7,7 @@ use super::wire::{Datagram, Key, Kind};
 use agent_core::cluster::LeaseVoters;
 use agent_core::ids::{Epoch, NodeId};
 use agent_core::lease::{Holder, RenewAnswer, Voter};
+use agent_core::sabotage::Rule;
 use agent_core::time::ClockReading;
 use agent_core::timing::Timing;
 use std::collections::BTreeMap;
@@ -193,9 +194,16 @@ impl Sides {
             }
             Kind::Granted if datagram.incarnation == self.incarnation => {
                 for holder in [self.holder.as_mut(), self.before.as_mut()].into_iter().flatten() {
-                    if holder.epoch() == datagram.epoch {
-                        holder.acknowledged(datagram.round, datagram.from, &self.voters, now);
+                    if holder.epoch() != datagram.epoch {
+                        continue;
                     }
+                    let mut round = datagram.round;
+                    if Rule::DeadlineFromTheSending.is_off()
+                        && let Some(renewal) = holder.renew(now)
+                    {
+                        round = renewal.round;
+                    }
+                    holder.acknowledged(round, datagram.from, &self.voters, now);
                 }
                 None
             }

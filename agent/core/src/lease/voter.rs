@@ -1,4 +1,5 @@
 use crate::ids::Epoch;
+use crate::sabotage::Rule;
 use crate::time::ClockReading;
 use crate::view::{FenceReceipt, VoterReport};
 use std::time::Duration;
@@ -116,7 +117,10 @@ impl Voter {
     /// How much longer this voter is bound to epochs below `next`; zero if it may release them now.
     #[must_use]
     pub fn bound_for(&self, next: Epoch, now: ClockReading) -> Duration {
-        if self.pledge >= next {
+        if self.pledge >= next || Rule::Promise.is_off() {
+            return Duration::ZERO;
+        }
+        if Rule::Quarantine.is_off() && self.promise.is_none() {
             return Duration::ZERO;
         }
         let promised = match self.promise {

@@ -88,8 +88,9 @@ impl World {
         let it = &mut self.nodes[node];
         let Some(agent) = it.agent.take() else { return };
         it.applied_floor = agent.applied;
-        // A guard that was stopped with its machine acts only now.
-        it.unguarded = it.server.writable() && (it.guard.is_none() || it.suspended);
+        // A guard that was stopped with its machine acts only now. What the agent had not ended yet goes on until then.
+        let over = it.unguarded || it.guard.is_none() || it.suspended;
+        it.unguarded = it.server.writable() && over;
         it.resumed = it.suspended.then_some(self.now).or(it.resumed);
         it.frozen = false;
         it.suspended = false;

@@ -7,6 +7,9 @@ use crate::world::World;
 use agent_core::ids::Epoch;
 use agent_core::lease::{Holder, Watch};
 
+/// It looks again after so long: a clock may have become faster meanwhile.
+const LONGEST_WAIT: u64 = 50 * MS;
+
 impl World {
     /// The agent tells the guard how long its lease lasts. It is confirmed at once: the holder goes by what is confirmed.
     pub fn arm_guard(&mut self, node: usize) {
@@ -55,7 +58,7 @@ impl World {
                 self.after(delay, Event::Guarded { node, epoch });
             }
             None => {
-                let delay = it.clock.until_any(self.now, until);
+                let delay = it.clock.until_any(self.now, until).min(LONGEST_WAIT);
                 self.after(delay, Event::Guard { node });
             }
         }

@@ -131,6 +131,9 @@ async fn set_up(options: &Options, skipped: &mut Vec<(String, String)>) -> Resul
         skipped.push(("shifted clocks".to_owned(), format!("{why:#}")));
         Clocks::default()
     });
+    if let Some(rules) = &options.sabotage {
+        sabotage(&mut cluster, rules);
+    }
     let primary = Nemesis::first_sync(&mut cluster).await?;
     // Faults come faster here than anything that the pause is for.
     cluster
@@ -314,4 +317,21 @@ fn say(text: &str) {
 /// Makes a folder, and its parents.
 fn make_dir(dir: &std::path::Path) -> Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))
+}
+
+/// Has every agent forget rules of safety. The layer that would hide it is turned off, too.
+fn sabotage(cluster: &mut Cluster, rules: &str) {
+    let names: Vec<String> = cluster
+        .nodes()
+        .iter()
+        .map(|node| node.name().to_owned())
+        .collect();
+    for name in names {
+        let node = cluster.node_mut(&name);
+        node.agent_env
+            .push(("SABOTAGE_PGCTL".to_owned(), rules.to_owned()));
+        node.config
+            .fencing
+            .insert("kernel_lease".to_owned(), "off".into());
+    }
 }

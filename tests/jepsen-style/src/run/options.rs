@@ -55,6 +55,10 @@ pub struct Options {
     /// Let clients' commits wait for no standby: a run that must be a violation, to see that the checkers see
     #[arg(long)]
     pub local_commits: bool,
+    /// Turn safety rules off, separated by commas, and the kernel lease with them: a run that must be a violation. Takes agents
+    /// that were built with `--features sabotage`; agent/core/src/sabotage.rs lists the rules
+    #[arg(long)]
+    pub sabotage: Option<String>,
     /// Print the faults and workloads, and do nothing
     #[arg(long)]
     pub list: bool,
@@ -105,10 +109,10 @@ impl Options {
 
     /// The command line that makes the same schedule again.
     pub fn again(&self, seed: u64) -> String {
-        let more = if self.local_commits {
-            " JEPSEN_ARGS=--local-commits"
-        } else {
-            ""
+        let more = match (&self.sabotage, self.local_commits) {
+            (Some(rules), _) => format!(" JEPSEN_ARGS=\"--sabotage {rules}\""),
+            (None, true) => " JEPSEN_ARGS=--local-commits".to_owned(),
+            (None, false) => String::new(),
         };
         format!(
             "make jepsen TIME={} NODES={} SEED={seed} NEMESES={} WORKLOAD={} PROFILE={} MODE={}{more}",

@@ -8,6 +8,7 @@ use super::{Decision, NodeAction, NodeView, ailing};
 use crate::ids::NodeId;
 use crate::pg::{ControlState, Position};
 use crate::reason::Reason;
+use crate::sabotage::Rule;
 use crate::view::{Server, StandbyView};
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ fn was_writable(view: &NodeView<'_>) -> bool {
 
 fn stay_cut(view: &NodeView<'_>) -> Decision<NodeAction> {
     let conf = view.alone();
-    if view.conf.as_ref() != Some(&conf) {
+    if !Rule::PledgedStandbyIsCutOff.is_off() && view.conf.as_ref() != Some(&conf) {
         return Decision::act(
             "cut-off-as-pledged",
             NodeAction::Configure { conf, lineage: None },
