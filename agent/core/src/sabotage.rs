@@ -16,7 +16,7 @@ pub enum Rule {
     DeadlineFromTheSending,
     /// A voter that has just started releases nothing before every promise it may have given is over.
     Quarantine,
-    /// A voter keeps its promise until it is over.
+    /// A voter keeps its promise until it is over; without this, a quarter of it.
     Promise,
     /// Nobody is promoted unless every quorum that may have acknowledged meets those that have pledged.
     AcknowledgedCommitsAreKept,

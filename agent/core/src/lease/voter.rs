@@ -97,7 +97,10 @@ impl Voter {
             return RenewAnswer::Pledged { to: bound.epoch };
         }
         // A shorter promise takes nothing back: the holder may never hear of this one, and go by the one before.
-        let until = now.plus(promise);
+        let until = match Rule::Promise.is_off() {
+            true => now.plus(promise / 4),
+            false => now.plus(promise),
+        };
         self.promise = Some(Promise {
             epoch,
             incarnation,
@@ -117,7 +120,7 @@ impl Voter {
     /// How much longer this voter is bound to epochs below `next`; zero if it may release them now.
     #[must_use]
     pub fn bound_for(&self, next: Epoch, now: ClockReading) -> Duration {
-        if self.pledge >= next || Rule::Promise.is_off() {
+        if self.pledge >= next {
             return Duration::ZERO;
         }
         if Rule::Quarantine.is_off() && self.promise.is_none() {

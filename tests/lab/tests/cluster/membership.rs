@@ -3,7 +3,8 @@
 use crate::orders::{events, member, refused};
 use crate::scene::{RECOVERY, Scene};
 use anyhow::{Context, Result, ensure};
-use lab::{Cluster, Lab, wait_until};
+use lab::{Cluster, Lab, Mono, wait_until};
+use nix::sys::signal::Signal;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fourth_node_is_added_streams_and_is_removed_again() -> Result<()> {
@@ -148,6 +149,55 @@ async fn a_node_that_lost_everything_comes_back_as_a_new_one_and_a_second_of_its
         "the impostor moved the primary"
     );
     drop(impostor);
+    scene.end().await?;
+    Ok(())
+}
+
+/// docs/operations.md, "The majority is lost for good".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_node_founds_a_cluster_of_its_own_with_its_data_and_takes_others_in() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut scene = Scene::start(&lab, "last", |cluster| cluster.timing("lan-fast")).await?;
+    // Each commit on every node, so that none is lost with the others.
+    let everywhere = ["config", "set", "sync_standbys=2"];
+    scene.cluster.pgctl_ok(&everywhere).await?;
+    scene.cluster.wait_all_in_sync(RECOVERY).await?;
+    scene.writer.wait_for_acks(100, RECOVERY).await?;
+    let last = scene.others[0].clone();
+    let lost = [scene.first.clone(), scene.others[1].clone()];
+    for name in &lost {
+        scene.cluster.node_mut(name).power_off()?;
+    }
+    let everybody = scene.cluster.node(&last).config.cluster.members.clone();
+
+    let node = scene.cluster.node_mut(&last);
+    node.signal_agent(Signal::SIGTERM)?;
+    wait_until("the agent has ended", RECOVERY, || async {
+        ensure!(node.agent_pid().is_none(), "it still runs");
+        Ok(())
+    })
+    .await?;
+    let state = node.config.node.state_dir.clone();
+    std::fs::rename(&state, state.with_extension("of-the-lost-cluster"))?;
+    node.config.cluster.members.retain(|member| member.name == last);
+    let founded = Mono::now();
+    node.start().await?;
+    let primary = scene.writable_after(founded).await?;
+    ensure!(primary == last, "{primary} is not the node that is left");
+
+    for name in &lost {
+        let node = scene.cluster.node_mut(name);
+        std::fs::remove_dir_all(&node.config.node.state_dir)?;
+        std::fs::remove_dir_all(node.data_dir()?)?;
+        node.config.cluster.members = everybody.clone();
+        let peer = node.peer_address().to_string();
+        scene
+            .cluster
+            .pgctl_ok(&["member", "add", name, "--peer", &peer])
+            .await?;
+        scene.cluster.node_mut(name).start().await?;
+    }
+    scene.cluster.wait_all_in_sync(RECOVERY).await?;
     scene.end().await?;
     Ok(())
 }
