@@ -3,6 +3,7 @@
 mod clients;
 mod evidence;
 mod options;
+mod picture;
 mod report;
 mod summary;
 mod verdict;
@@ -18,6 +19,7 @@ use crate::rng::Rng;
 use crate::workload::{Kind, Last, Live, Route, prepare, read_last};
 use anyhow::{Context, Result, bail, ensure};
 use lab::{Backend, Cluster, DEADLINE, Haproxy, Lab, Mono, wait_until};
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -104,6 +106,11 @@ pub async fn run(options: &Options) -> Result<Summary> {
         summary.evidence = Some(kept.display().to_string());
     }
     summary.write(&options.out)?;
+    let acked: Vec<Nanos> = story.history.acks.iter().map(|ack| ack.acked).collect();
+    picture::write(&options.out, &summary, story.run, &acked)?;
+    if let Some(kept) = &summary.evidence {
+        picture::write(Path::new(kept), &summary, story.run, &acked)?;
+    }
     Ok(summary)
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// A run in figures. Times of the run are seconds since the clients began.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Summary {
     /// No violation, and enough traffic.
     pub held: bool,
