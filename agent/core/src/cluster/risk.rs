@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A report older than this says nothing about who could pledge now.
-const FRESH: Duration = Duration::from_secs(5);
+const FRESH: Duration = Duration::from_secs(3);
 
 /// What promoting one node by order would lose, as far as can be told before it is done.
 ///

@@ -337,11 +337,12 @@ fn a_primary_that_is_ordered_to_yield_is_ended() {
         at: WallTime(0),
     };
     state.apply(&order).expect("an order");
-    assert_decides(
-        &steady(&state, BOTH, &[(N2, 300)]),
-        "ordered-to-yield",
-        &["Fence"],
-    );
+    let mut view = steady(&state, BOTH, &[(N2, 300)]);
+    assert_decides(&view, "primary-serves", &[]);
+    view.peers = vec![report(N2, down())];
+    assert_decides(&view, "primary-serves", &[]);
+    view.peers = vec![report(N2, standby(at(2, 300), true))];
+    assert_decides(&view, "ordered-to-yield", &["Fence"]);
 }
 
 #[test]

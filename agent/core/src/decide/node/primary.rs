@@ -2,6 +2,7 @@
 
 use super::{Conf, Decision, Grant, NodeAction, NodeView, ailing, sync};
 use crate::cluster::SwitchoverPhase;
+use crate::ids::NodeId;
 use crate::reason::Reason;
 use crate::view::{PrimaryView, Server, StandbyView, WatchdogState};
 use std::time::Duration;
@@ -238,6 +239,8 @@ fn keep(view: &NodeView<'_>, primary: &PrimaryView) -> Decision<NodeAction> {
         .failover_order
         .as_ref()
         .filter(|o| o.epoch == epoch && o.to != view.me)
+        // To yield to a node that has just died would leave nobody.
+        .filter(|order| stands(view, order.to))
     {
         let to = view.state.name_of(order.to);
         return Decision::act(
@@ -313,4 +316,12 @@ fn adopt(view: &NodeView<'_>) -> Decision<NodeAction> {
         ),
         None => Decision::rest("adopting").again(view.now, "begin the adoption"),
     }
+}
+
+/// Whether a node was heard of lately, with a standby that runs.
+fn stands(view: &NodeView<'_>, node: NodeId) -> bool {
+    let report = view.peers.iter().find(|report| report.node == node);
+    report
+        .and_then(|report| report.pg.as_ref())
+        .is_some_and(|pg| matches!(pg.server, Server::Standby(_)))
 }
