@@ -1,5 +1,5 @@
-//! The program itself, for a short time, as a part of `make test`: three nodes in quorum mode, and one or two faults of each
-//! family that takes a moment.
+//! The program itself, for some minutes, as a part of `make test`: three nodes in quorum mode, and every fault that this machine
+//! can make.
 
 use anyhow::{Context, Result, ensure};
 use lab::children::{self, Lifetime};
@@ -7,8 +7,8 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Stdio;
 
-const FAULTS: &str =
-    "kill-agent,pause-agent,kill-server,power-cut,isolate,one-way,switchover,timing,clock-step";
+/// How long faults are made, seconds.
+const TIME: &str = "300";
 
 /// Always the same schedule, so that a red run can be repeated; `make jepsen` is for new ones.
 #[test]
@@ -20,15 +20,15 @@ fn a_short_run_holds() -> Result<()> {
             "--seed",
             "1",
             "--nemeses",
-            FAULTS,
+            "all",
             "--time",
-            "45",
+            TIME,
             "--nodes",
             "3",
             "--mode",
             "quorum",
             "--profile",
-            "lan-fast",
+            "default",
         ])
         .arg("--out")
         .arg(&out)
@@ -47,10 +47,10 @@ fn a_short_run_holds() -> Result<()> {
     ensure!(summary["held"] == true && summary["lost"] == 0, "{said}");
     let faults = summary["faults"].as_array().context("a list of faults")?;
     let made = faults.iter().filter(|fault| fault["note"].is_null());
-    ensure!(made.count() >= 3, "hardly anything was broken:\n{said}");
+    ensure!(made.count() >= 10, "hardly anything was broken:\n{said}");
     for workload in ["set", "register", "append", "bank"] {
         let acked = summary["acked_of"][workload].as_u64().unwrap_or(0);
-        ensure!(acked >= 90, "{workload}: {acked}\n{said}");
+        ensure!(acked >= 500, "{workload}: {acked}\n{said}");
     }
     // What was skipped is for people to see.
     eprintln!("{said}");
