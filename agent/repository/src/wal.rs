@@ -90,6 +90,16 @@ impl WalFileContent {
         &self.hash
     }
 
+    /// Whether it is a history without content: it stands for a timeline number that nobody uses.
+    #[must_use]
+    pub fn is_placeholder(&self) -> bool {
+        let WalName::History(timeline) = self.name else {
+            return false;
+        };
+        let text = String::from_utf8_lossy(&self.content);
+        TimelineHistory::parse(timeline, &text).is_some_and(|history| history.switches.is_empty())
+    }
+
     fn kind(&self) -> Kind {
         match self.name {
             WalName::Segment(_) => Kind::Segment,
