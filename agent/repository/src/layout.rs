@@ -30,6 +30,15 @@ impl Line {
         }
     }
 
+    /// The line with these names.
+    #[must_use]
+    pub fn of_parts(cluster: &str, incarnation: &str) -> Line {
+        Line {
+            cluster: cluster.to_owned(),
+            incarnation: incarnation.to_owned(),
+        }
+    }
+
     /// The line whose objects have `key` among them.
     #[must_use]
     pub(crate) fn of_key(key: &str) -> Option<Line> {

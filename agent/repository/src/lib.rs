@@ -16,6 +16,7 @@
 //! | `inventory` | which segments are there, which are missing, and which belong to a line |
 //! | `tar`, `backup`, `catalogue` | base backups |
 //! | `plan`, `unpack` | what a restore would do, and doing it |
+//! | `recovery` | what a restored server may fetch, and what it must find |
 //!
 //! *Invariant:* an object is created once and never overwritten.
 //! *Invariant:* content is given out only after its hash was verified.
@@ -35,6 +36,7 @@ mod keys;
 mod layout;
 mod page_header;
 mod plan;
+mod recovery;
 mod repository;
 mod store;
 mod tar;
@@ -54,6 +56,7 @@ pub use inventory::{Hole, Inventory, Span, inventory};
 pub use layout::Line;
 pub use page_header::{SegmentFacts, check_segment};
 pub use plan::{Plan, Target, Unplannable, plan};
+pub use recovery::RecoveryOrder;
 pub use repository::Repository;
 pub use store::Listed;
 pub use timestamp::{parse as parse_time, show as show_time};

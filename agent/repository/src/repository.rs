@@ -9,7 +9,7 @@ use crate::layout::{Line, MARKER};
 use crate::store::{Created, Listed, Store};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The version of the layout.
@@ -114,17 +114,13 @@ impl Repository {
         &self.id
     }
 
-    /// The lines that have anything in here.
+    /// The lines of a cluster that have anything in here.
     ///
     /// # Errors
     /// The store does not list.
-    pub async fn lines(&self) -> Result<Vec<Line>, Error> {
-        let all = self.store.list("").await?;
-        let lines: BTreeSet<Line> = all
-            .iter()
-            .filter_map(|listed| Line::of_key(&listed.key))
-            .collect();
-        Ok(lines.into_iter().collect())
+    pub async fn lines(&self, cluster: &str) -> Result<Vec<Line>, Error> {
+        let incarnations = self.store.folders(cluster).await?;
+        Ok(incarnations.iter().map(|it| Line::of_parts(cluster, it)).collect())
     }
 
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<Listed>, Error> {

@@ -160,6 +160,23 @@ impl Store {
         Ok(found)
     }
 
+    /// The names of the folders in `prefix`.
+    pub(crate) async fn folders(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let path = Path::from(prefix);
+        let listing = self.inner.list_with_delimiter(Some(&path));
+        let found = self
+            .within("list", prefix, listing)
+            .await?
+            .map_err(self.failed("list", prefix))?;
+        let mut names: Vec<String> = found
+            .common_prefixes
+            .iter()
+            .filter_map(|folder| folder.filename().map(str::to_owned))
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
     pub(crate) async fn delete(&self, key: &str) -> Result<(), Error> {
         let path = Path::from(key);
         self.within("delete", key, self.inner.delete(&path))
