@@ -290,7 +290,9 @@ impl Agent<'_> {
             return Ok(None);
         }
         let socket = archive::socket_path(&postgres.socket_dir, postgres.listen.port());
-        archive::archive_command(&socket).map(Some).map_err(anyhow::Error::msg)
+        archive::archive_command(&socket)
+            .map(Some)
+            .map_err(anyhow::Error::msg)
     }
 
     /// What takes WAL and backups to the repositories, where there is a server and a repository.

@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    backup, completions, config, context, dsn, events, explain, failover, fence, history, list, member, pause,
-    restore, resume, status, switchover, topology, unfence, version, wal,
+    backup, completions, config, context, dsn, events, explain, failover, fence, history, list, member,
+    pause, restore, resume, status, switchover, topology, unfence, version, wal,
 };
 use crate::failure::{EXIT_CODES, Failure};
 use crate::output::Format;

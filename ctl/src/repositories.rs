@@ -58,11 +58,17 @@ impl Which {
     /// The file cannot be read, or it does not say which repository.
     pub fn read(&self) -> Result<(RepositoryConfig, Option<String>), Failure> {
         let shown = self.config.display();
-        let text = std::fs::read_to_string(&self.config)
-            .map_err(|error| Failure::usage(format!("{shown} cannot be read ({error}): name a file with --config")))?;
+        let text = std::fs::read_to_string(&self.config).map_err(|error| {
+            Failure::usage(format!(
+                "{shown} cannot be read ({error}): name a file with --config"
+            ))
+        })?;
         let file: NodeFile = toml::from_str(&text)
             .map_err(|error| Failure::usage(format!("{shown} cannot be read: {}", error.message())))?;
-        let repositories = file.archive.map(|archive| archive.repositories).unwrap_or_default();
+        let repositories = file
+            .archive
+            .map(|archive| archive.repositories)
+            .unwrap_or_default();
         let names: Vec<&str> = repositories.iter().map(|it| it.name.as_str()).collect();
         let listed = names.join(", ");
         let chosen = match &self.repository {
@@ -75,7 +81,10 @@ impl Which {
                 None => format!("{shown} has no [[archive.repositories]]"),
             })
         })?;
-        Ok((chosen, self.cluster.clone().or(file.cluster.map(|cluster| cluster.name))))
+        Ok((
+            chosen,
+            self.cluster.clone().or(file.cluster.map(|cluster| cluster.name)),
+        ))
     }
 
     /// Opens it.

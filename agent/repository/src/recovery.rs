@@ -137,16 +137,23 @@ mod tests {
             reach: (TimelineId(3), 12),
             hole_beyond: false,
         };
-        let segment = |timeline, number| {
-            WalName::Segment(Segment::numbered(TimelineId(timeline), number, 1 << 20))
-        };
+        let segment =
+            |timeline, number| WalName::Segment(Segment::numbered(TimelineId(timeline), number, 1 << 20));
         let history = |timeline| WalName::History(TimelineId(timeline));
         use Absence::{IsGiven, IsTheEnd, IsWrong};
         for (name, expected, what) in [
             (segment(1, 4), IsWrong, "the first one"),
             (segment(1, 9), IsWrong, "the last one before the fork"),
-            (segment(3, 9), IsGiven, "the server tries the newest timeline first"),
-            (segment(1, 10), IsGiven, "beyond the fork, however much of it is there"),
+            (
+                segment(3, 9),
+                IsGiven,
+                "the server tries the newest timeline first",
+            ),
+            (
+                segment(1, 10),
+                IsGiven,
+                "beyond the fork, however much of it is there",
+            ),
             (segment(2, 8), IsGiven, "another line"),
             (segment(3, 12), IsWrong, "the last one that was there"),
             (segment(3, 13), IsTheEnd, "the end of the archive"),
@@ -160,6 +167,10 @@ mod tests {
             hole_beyond: true,
             ..order
         };
-        assert_eq!(holed.absence(segment(3, 13)), IsWrong, "there is more behind the hole");
+        assert_eq!(
+            holed.absence(segment(3, 13)),
+            IsWrong,
+            "there is more behind the hole"
+        );
     }
 }

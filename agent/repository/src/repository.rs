@@ -120,7 +120,10 @@ impl Repository {
     /// The store does not list.
     pub async fn lines(&self, cluster: &str) -> Result<Vec<Line>, Error> {
         let incarnations = self.store.folders(cluster).await?;
-        Ok(incarnations.iter().map(|it| Line::of_parts(cluster, it)).collect())
+        Ok(incarnations
+            .iter()
+            .map(|it| Line::of_parts(cluster, it))
+            .collect())
     }
 
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<Listed>, Error> {

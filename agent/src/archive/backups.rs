@@ -56,7 +56,11 @@ impl Desk {
 }
 
 /// Takes a backup and tells of it.
-pub(super) fn begin(archive: &Arc<Archive>, id: &str, max_rate_kb: Option<u32>) -> watch::Receiver<BackupProgress> {
+pub(super) fn begin(
+    archive: &Arc<Archive>,
+    id: &str,
+    max_rate_kb: Option<u32>,
+) -> watch::Receiver<BackupProgress> {
     let (tell, told) = watch::channel(BackupProgress {
         phase: "copying".to_owned(),
         ..BackupProgress::default()
@@ -96,7 +100,12 @@ impl Job {
     async fn run(&self, max_rate_kb: Option<u32>) -> Result<Catalogue, String> {
         let facts = self.archive.source.facts().await?;
         let line = Line::new(&self.archive.config.cluster, facts.system_id);
-        let repositories = self.archive.doors.plain(&line).await.map_err(|error| error.to_string())?;
+        let repositories = self
+            .archive
+            .doors
+            .plain(&line)
+            .await
+            .map_err(|error| error.to_string())?;
         tracing::info!(backup = self.id, standby = facts.standby, "a base backup begins");
         let entry = self.copy(&repositories, &line, facts, max_rate_kb).await?;
         self.tell(|progress| "waiting-for-wal".clone_into(&mut progress.phase));
@@ -158,13 +167,20 @@ impl Job {
     }
 
     /// A backup is of use only with the WAL up to its end, in every repository.
-    async fn wait_for_wal(&self, repositories: &[Repository], line: &Line, entry: &Catalogue) -> Result<(), String> {
+    async fn wait_for_wal(
+        &self,
+        repositories: &[Repository],
+        line: &Line,
+        entry: &Catalogue,
+    ) -> Result<(), String> {
         let begun = Instant::now();
         let mut switched = false;
         loop {
             let mut lacks = None;
             for repository in repositories {
-                let there = inventory(repository, line).await.map_err(|error| error.to_string())?;
+                let there = inventory(repository, line)
+                    .await
+                    .map_err(|error| error.to_string())?;
                 if let Some(hole) = entry.lacks(&there).into_iter().next() {
                     lacks = Some((repository.name().to_owned(), hole));
                 }
@@ -182,10 +198,15 @@ impl Job {
             if !switched && begun.elapsed() >= SWITCH_AFTER {
                 switched = true;
                 if let Err(error) = self.switch_wal().await {
-                    tracing::info!(error, "the primary's segment is not closed early; it is waited for");
+                    tracing::info!(
+                        error,
+                        "the primary's segment is not closed early; it is waited for"
+                    );
                 }
             }
-            self.tell(|progress| progress.message = format!("{} to {} in {repository}", hole.first, hole.last));
+            self.tell(|progress| {
+                progress.message = format!("{} to {} in {repository}", hole.first, hole.last)
+            });
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
@@ -198,7 +219,8 @@ impl Job {
             return Ok(());
         }
         let holder = sight.holder.ok_or("there is no primary")?;
-        let endpoint = Endpoint::from_shared(format!("http://{holder}")).map_err(|error| error.to_string())?;
+        let endpoint =
+            Endpoint::from_shared(format!("http://{holder}")).map_err(|error| error.to_string())?;
         let channel = endpoint
             .connect_timeout(Duration::from_secs(2))
             .timeout(Duration::from_secs(5))
@@ -213,7 +235,12 @@ impl Job {
         let node = self.archive.config.node.clone();
         self.tell(|progress| match outcome {
             Ok(entry) => {
-                tracing::info!(backup = self.id, bytes = entry.bytes, stored = entry.stored_bytes, "the base backup is complete");
+                tracing::info!(
+                    backup = self.id,
+                    bytes = entry.bytes,
+                    stored = entry.stored_bytes,
+                    "the base backup is complete"
+                );
                 "done".clone_into(&mut progress.phase);
                 progress.message = String::new();
                 progress.outcome = Some(BackupOutcome {

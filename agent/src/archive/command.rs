@@ -13,7 +13,8 @@ pub fn socket_path(socket_dir: &Path, port: u16) -> PathBuf {
 /// # Errors
 /// It is not there: nothing would ever be archived.
 pub fn archive_command(socket: &Path) -> Result<String, String> {
-    let own = std::env::current_exe().map_err(|error| format!("it is not known where the agent's program is: {error}"))?;
+    let own = std::env::current_exe()
+        .map_err(|error| format!("it is not known where the agent's program is: {error}"))?;
     let helper = own.with_file_name("pgctl-wal");
     if !helper.is_file() {
         return Err(format!(

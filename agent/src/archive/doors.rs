@@ -47,12 +47,22 @@ impl Doors {
 
     /// Every repository, to write WAL of `line` into.
     pub(super) async fn for_wal(&self, line: &Line) -> Result<Vec<Repository>, Error> {
-        Ok(self.opened(line).await?.into_iter().map(|opened| opened.wal).collect())
+        Ok(self
+            .opened(line)
+            .await?
+            .into_iter()
+            .map(|opened| opened.wal)
+            .collect())
     }
 
     /// Every repository, for anything else.
     pub(super) async fn plain(&self, line: &Line) -> Result<Vec<Repository>, Error> {
-        Ok(self.opened(line).await?.into_iter().map(|opened| opened.plain).collect())
+        Ok(self
+            .opened(line)
+            .await?
+            .into_iter()
+            .map(|opened| opened.plain)
+            .collect())
     }
 
     async fn opened(&self, line: &Line) -> Result<Vec<Opened>, Error> {
@@ -77,7 +87,10 @@ impl Doors {
             });
         }
         let opened = self.try_open(door, line).await;
-        *door.trouble() = opened.as_ref().err().map(|error| (Instant::now(), error.to_string()));
+        *door.trouble() = opened
+            .as_ref()
+            .err()
+            .map(|error| (Instant::now(), error.to_string()));
         if let Err(error) = &opened {
             tracing::error!(repository = door.config.name, %error, "the repository cannot be used; WAL stays where it is");
         }
@@ -121,7 +134,11 @@ impl Doors {
         let shown = self.doors.iter().map(|door| {
             let name = door.config.name.clone();
             let id = known.get(&name).cloned().unwrap_or_default();
-            let trouble = door.trouble().as_ref().map(|(_, why)| why.clone()).unwrap_or_default();
+            let trouble = door
+                .trouble()
+                .as_ref()
+                .map(|(_, why)| why.clone())
+                .unwrap_or_default();
             (name, id, trouble)
         });
         shown.collect()

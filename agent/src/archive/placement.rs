@@ -23,7 +23,11 @@ pub(super) fn placement(
     sight: &Sight,
     history: impl Fn(TimelineId) -> Option<TimelineHistory>,
 ) -> Placement {
-    let later = sight.grants.iter().rev().filter(|(granted, _)| *granted > timeline);
+    let later = sight
+        .grants
+        .iter()
+        .rev()
+        .filter(|(granted, _)| *granted > timeline);
     let mut unknown_from = None;
     for (granted, stood) in later {
         // A number that was skipped has a history without content; one that was never used has none.
@@ -75,15 +79,78 @@ mod tests {
         let fourth = || history(4, &[(1, 1000), (2, 3000)]);
         type Histories = Vec<TimelineHistory>;
         let cases: [(&str, Sight, u32, u64, Histories, Placement); 12] = [
-            ("the only timeline", sight(&[(1, 0)]), 1, 900, vec![], Placement::OnTheLine),
-            ("nothing is known of any grant", sight(&[]), 1, 900, vec![], Placement::OnTheLine),
-            ("the newest timeline", sight(&[(1, 0), (2, 990)]), 2, 1900, vec![second()], Placement::OnTheLine),
-            ("before the fork", sight(&[(1, 0), (2, 990)]), 1, 900, vec![second()], Placement::OnTheLine),
-            ("it ends at the fork", sight(&[(1, 0), (2, 990)]), 1, 1000, vec![second()], Placement::OnTheLine),
-            ("the fork is within it", sight(&[(1, 0), (2, 990)]), 1, 1001, vec![second()], Placement::Diverged),
-            ("beyond the fork", sight(&[(1, 0), (2, 990)]), 1, 5000, vec![second()], Placement::Diverged),
-            ("the fork is not known, and it is before it", sight(&[(1, 0), (2, 990)]), 1, 990, vec![], Placement::OnTheLine),
-            ("the fork is not known", sight(&[(1, 0), (2, 990)]), 1, 1000, vec![], Placement::NotKnownYet),
+            (
+                "the only timeline",
+                sight(&[(1, 0)]),
+                1,
+                900,
+                vec![],
+                Placement::OnTheLine,
+            ),
+            (
+                "nothing is known of any grant",
+                sight(&[]),
+                1,
+                900,
+                vec![],
+                Placement::OnTheLine,
+            ),
+            (
+                "the newest timeline",
+                sight(&[(1, 0), (2, 990)]),
+                2,
+                1900,
+                vec![second()],
+                Placement::OnTheLine,
+            ),
+            (
+                "before the fork",
+                sight(&[(1, 0), (2, 990)]),
+                1,
+                900,
+                vec![second()],
+                Placement::OnTheLine,
+            ),
+            (
+                "it ends at the fork",
+                sight(&[(1, 0), (2, 990)]),
+                1,
+                1000,
+                vec![second()],
+                Placement::OnTheLine,
+            ),
+            (
+                "the fork is within it",
+                sight(&[(1, 0), (2, 990)]),
+                1,
+                1001,
+                vec![second()],
+                Placement::Diverged,
+            ),
+            (
+                "beyond the fork",
+                sight(&[(1, 0), (2, 990)]),
+                1,
+                5000,
+                vec![second()],
+                Placement::Diverged,
+            ),
+            (
+                "the fork is not known, and it is before it",
+                sight(&[(1, 0), (2, 990)]),
+                1,
+                990,
+                vec![],
+                Placement::OnTheLine,
+            ),
+            (
+                "the fork is not known",
+                sight(&[(1, 0), (2, 990)]),
+                1,
+                1000,
+                vec![],
+                Placement::NotKnownYet,
+            ),
             (
                 "a grant that came to nothing, and the next one",
                 sight(&[(1, 0), (2, 990), (4, 2990)]),

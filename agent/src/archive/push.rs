@@ -115,9 +115,7 @@ impl Pusher {
         let known = self.lock_ahead().remove(&name.to_string());
         match known {
             // A failure of the past is no answer: it is tried again.
-            Some(ahead)
-                if ahead.stamp == stamp && !matches!(ahead.pushing.peek(), Some(Err(_))) =>
-            {
+            Some(ahead) if ahead.stamp == stamp && !matches!(ahead.pushing.peek(), Some(Err(_))) => {
                 ahead.pushing
             }
             _ => self.begin(name),
@@ -159,7 +157,11 @@ impl Pusher {
 
     fn stamp(&self, name: WalName) -> Option<(u64, u64, i64)> {
         let found = std::fs::metadata(self.path(name)).ok()?;
-        Some((found.len(), found.ino(), found.mtime_nsec() ^ (found.mtime() << 30)))
+        Some((
+            found.len(),
+            found.ino(),
+            found.mtime_nsec() ^ (found.mtime() << 30),
+        ))
     }
 
     fn path(&self, name: WalName) -> std::path::PathBuf {
@@ -199,11 +201,16 @@ impl Pusher {
                 .ok_or_else(|| PushError::NotKnownYet {
                     name: name.to_string(),
                 })?;
-            if !sight.holds && !source.diverged && self.archived_by_another(&repositories, &file, &source).await {
+            if !sight.holds
+                && !source.diverged
+                && self.archived_by_another(&repositories, &file, &source).await
+            {
                 return Ok(Stored::Already);
             }
         }
-        let puts = repositories.iter().map(|repository| repository.put_wal(&file, &source));
+        let puts = repositories
+            .iter()
+            .map(|repository| repository.put_wal(&file, &source));
         let mut outcome = Stored::Already;
         let mut first_error = None;
         for stored in join_all(puts).await {
@@ -232,20 +239,30 @@ impl Pusher {
         line: &Line,
         repositories: &[Repository],
     ) -> Result<Option<bool>, Error> {
-        let later = sight.grants.iter().map(|(granted, _)| *granted).filter(|granted| *granted > timeline);
+        let later = sight
+            .grants
+            .iter()
+            .map(|(granted, _)| *granted)
+            .filter(|granted| *granted > timeline);
         let mut histories = BTreeMap::new();
         for granted in later {
             let mut history = self.source.history_of(granted);
-            for repository in repositories.iter().take_while(|_| history.is_none()).collect::<Vec<_>>() {
+            for repository in repositories
+                .iter()
+                .take_while(|_| history.is_none())
+                .collect::<Vec<_>>()
+            {
                 history = history.or(history_in(repository, line, granted).await?);
             }
             histories.extend(history.map(|history| (granted, history)));
         }
-        Ok(match placement(timeline, end, sight, |of| histories.get(&of).cloned()) {
-            Placement::OnTheLine => Some(false),
-            Placement::Diverged => Some(true),
-            Placement::NotKnownYet => None,
-        })
+        Ok(
+            match placement(timeline, end, sight, |of| histories.get(&of).cloned()) {
+                Placement::OnTheLine => Some(false),
+                Placement::Diverged => Some(true),
+                Placement::NotKnownYet => None,
+            },
+        )
     }
 
     /// Waits a little for the primary to archive the same segment. Once it was waited for in vain, the next ones are not
@@ -258,7 +275,12 @@ impl Pusher {
     ) -> bool {
         let begun = Instant::now();
         loop {
-            let looks = join_all(repositories.iter().map(|repository| repository.has_wal(file, source))).await;
+            let looks = join_all(
+                repositories
+                    .iter()
+                    .map(|repository| repository.has_wal(file, source)),
+            )
+            .await;
             if looks.iter().all(|there| matches!(there, Ok(true))) {
                 self.patient.store(true, Ordering::Relaxed);
                 return true;

@@ -37,7 +37,10 @@ fn order(name: WalName) -> (bool, String) {
 
 /// For how long the oldest has waited; the wall clock may have jumped.
 pub(super) fn oldest(waiting: &[Ready], now: SystemTime) -> Option<(WalName, Duration)> {
-    let oldest = waiting.iter().filter_map(|ready| Some((ready.since?, ready.name))).min_by_key(|(since, _)| *since)?;
+    let oldest = waiting
+        .iter()
+        .filter_map(|ready| Some((ready.since?, ready.name)))
+        .min_by_key(|(since, _)| *since)?;
     Some((oldest.1, now.duration_since(oldest.0).unwrap_or_default()))
 }
 
@@ -60,7 +63,10 @@ mod tests {
         ] {
             std::fs::write(status.join(name), "").expect("a file");
         }
-        let names: Vec<String> = ready(folder.path()).iter().map(|ready| ready.name.to_string()).collect();
+        let names: Vec<String> = ready(folder.path())
+            .iter()
+            .map(|ready| ready.name.to_string())
+            .collect();
         assert_eq!(
             names,
             [

@@ -41,7 +41,9 @@ impl ArchiveService {
 /// As `pgctl` reads a refusal: an id, and what to do next.
 fn refuse(code: Code, id: &'static str, message: impl Into<String>, next: &str) -> Status {
     let mut status = Status::new(code, message);
-    status.metadata_mut().insert("pgctl-id", MetadataValue::from_static(id));
+    status
+        .metadata_mut()
+        .insert("pgctl-id", MetadataValue::from_static(id));
     status
         .metadata_mut()
         .insert_bin("pgctl-next-bin", BinaryMetadataValue::from_bytes(next.as_bytes()));
@@ -60,13 +62,20 @@ impl Wire for ArchiveService {
         let archive = self.archive()?;
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if !(1..=60).contains(&id.len()) || !id.chars().all(plain) {
-            return Err(Status::invalid_argument("a backup's id is 1 to 60 of a-z A-Z 0-9 -"));
+            return Err(Status::invalid_argument(
+                "a backup's id is 1 to 60 of a-z A-Z 0-9 -",
+            ));
         }
         let rate = (max_rate_kb > 0).then_some(max_rate_kb);
         let begin = || backups::begin(archive, &id, rate);
         let mut progress = archive.backups.join_or_begin(&id, begin).map_err(|Busy { id }| {
             let message = format!("backup {id} is under way on this node");
-            refuse(Code::FailedPrecondition, "backup-under-way", message, "wait for it")
+            refuse(
+                Code::FailedPrecondition,
+                "backup-under-way",
+                message,
+                "wait for it",
+            )
         })?;
         let (tell, told) = mpsc::channel(4);
         tokio::spawn(async move {
@@ -95,11 +104,11 @@ impl Wire for ArchiveService {
         let tally = archive.pusher.tally();
         let (last_archived, last_archived_at) = tally.last_archived.unzip();
         let (last_error, last_error_at) = tally.last_error.unzip();
-        let repositories = archive.doors.shown().into_iter().map(|(name, id, trouble)| RepositoryStatus {
-            name,
-            id,
-            trouble,
-        });
+        let repositories = archive
+            .doors
+            .shown()
+            .into_iter()
+            .map(|(name, id, trouble)| RepositoryStatus { name, id, trouble });
         Ok(Response::new(ArchiveStatus {
             node: archive.config.node.clone(),
             repositories: repositories.collect(),

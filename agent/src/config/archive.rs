@@ -16,7 +16,10 @@ pub(super) fn repositories(reader: &mut Reader) -> Vec<RepositoryConfig> {
             .and_then(|repository| repository.check().map(|()| repository));
         match read {
             Ok(repository) if !names.insert(repository.name.clone()) => {
-                let text = format!("the name {} is there twice: names must be unique", repository.name);
+                let text = format!(
+                    "the name {} is there twice: names must be unique",
+                    repository.name
+                );
                 reader.problem(REPOSITORIES, text);
             }
             Ok(repository) => found.push(repository),
@@ -69,10 +72,18 @@ key_file = "/etc/pgctl/repository.key"
     #[test]
     fn repositories_are_read_and_shown_without_their_secrets() {
         let loaded = read(TWO).expect("is right");
-        let names: Vec<&str> = loaded.config.repositories.iter().map(|it| it.name.as_str()).collect();
+        let names: Vec<&str> = loaded
+            .config
+            .repositories
+            .iter()
+            .map(|it| it.name.as_str())
+            .collect();
         assert_eq!(names, ["near", "far"]);
         let shown = shown(&loaded.config.repositories).to_string();
-        assert!(shown.contains("/srv/pgctl") && shown.contains("repository.key"), "{shown}");
+        assert!(
+            shown.contains("/srv/pgctl") && shown.contains("repository.key"),
+            "{shown}"
+        );
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(!format!("{:?}", loaded.config).contains("hunter2"));
     }

@@ -1,5 +1,5 @@
-use super::{archive, fencing};
 use super::model::{LogFormat, NodeConfig};
+use super::{archive, fencing};
 use agent_core::cluster::SETTING_KEYS;
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -20,7 +20,11 @@ impl Instance {
         let control = self.existing_control()?;
         let session = self.session(&[], SQL_WITHIN).await?;
         let standby = session
-            .text("ask whether it is a standby", "SELECT pg_is_in_recovery()", SQL_WITHIN)
+            .text(
+                "ask whether it is a standby",
+                "SELECT pg_is_in_recovery()",
+                SQL_WITHIN,
+            )
             .await?;
         Ok(SourceFacts {
             system_id: control.file.system_id,
@@ -34,7 +38,8 @@ impl Instance {
     /// keeps that WAL meanwhile.
     async fn archive_stream(&self, max_rate_kb: Option<u32>) -> Result<ServerArchive, PgError> {
         let session = self.session(&[], SQL_WITHIN).await?;
-        let slot = "SELECT pg_create_physical_replication_slot('pgctlbackup_' || pg_backend_pid(), true, true)";
+        let slot =
+            "SELECT pg_create_physical_replication_slot('pgctlbackup_' || pg_backend_pid(), true, true)";
         session.execute("keep WAL for a backup", slot, SQL_WITHIN).await?;
         let path = self.binaries().program("pg_basebackup");
         let process = |action: &str| {
@@ -43,7 +48,12 @@ impl Instance {
         };
         let mut command = self.account().command(&path, |_| {});
         command
-            .args(["--pgdata=-", "--format=tar", "--wal-method=fetch", "--checkpoint=fast"])
+            .args([
+                "--pgdata=-",
+                "--format=tar",
+                "--wal-method=fetch",
+                "--checkpoint=fast",
+            ])
             .args(["--no-password", "--label=pgctl"])
             .arg(format!("--host={}", self.config().socket_dir.display()))
             .arg(format!("--port={}", self.config().port))
@@ -59,8 +69,16 @@ impl Instance {
         let mut command = tokio::process::Command::from(command);
         let mut child = command.kill_on_drop(true).spawn().map_err(process("start"))?;
         let no_pipe = || std::io::Error::other("it has no pipe");
-        let output = child.stdout.take().ok_or_else(no_pipe).map_err(process("read from"))?;
-        let errors = child.stderr.take().ok_or_else(no_pipe).map_err(process("read from"))?;
+        let output = child
+            .stdout
+            .take()
+            .ok_or_else(no_pipe)
+            .map_err(process("read from"))?;
+        let errors = child
+            .stderr
+            .take()
+            .ok_or_else(no_pipe)
+            .map_err(process("read from"))?;
         let said = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&said);
         tokio::spawn(async move {
@@ -111,7 +129,11 @@ impl ArchiveStream for ServerArchive {
             if status.success() {
                 return Ok(());
             }
-            let said = self.said.lock().unwrap_or_else(PoisonError::into_inner).join(" | ");
+            let said = self
+                .said
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .join(" | ");
             Err(format!("pg_basebackup: {status}: {said}"))
         })
     }
@@ -124,7 +146,10 @@ impl BackupSource for Instance {
 
     fn stream(&self, max_rate_kb: Option<u32>) -> BoxFuture<'_, Result<Box<dyn ArchiveStream>, String>> {
         Box::pin(async move {
-            let stream = self.archive_stream(max_rate_kb).await.map_err(|error| error.to_string())?;
+            let stream = self
+                .archive_stream(max_rate_kb)
+                .await
+                .map_err(|error| error.to_string())?;
             Ok(Box::new(stream) as Box<dyn ArchiveStream>)
         })
     }

@@ -81,7 +81,9 @@ fn fetch(socket: &Path, name: &str, path: &Path) -> Result<bool, String> {
     if answer == "absent" {
         return Ok(false);
     }
-    let length = answer.strip_prefix("content ").and_then(|length| length.parse::<u64>().ok());
+    let length = answer
+        .strip_prefix("content ")
+        .and_then(|length| length.parse::<u64>().ok());
     let length = length.ok_or(answer)?;
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".pgctl");

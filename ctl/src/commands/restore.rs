@@ -15,7 +15,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a restored server must not have of the one that was copied.
-const LEFT_OUT: [&str; 4] = ["standby.signal", "recovery.signal", "postmaster.pid", "pgctl.pass"];
+const LEFT_OUT: [&str; 4] = [
+    "standby.signal",
+    "recovery.signal",
+    "postmaster.pid",
+    "pgctl.pass",
+];
 const ORDER: &str = "pgctl.recovery.json";
 
 /// Restores a backup into an empty directory, and prepares its recovery to a point in time
@@ -100,7 +105,9 @@ struct Done {
 pub async fn run(format: Format, args: &Args) -> Result<(), Failure> {
     let target = target(args)?;
     let opened = args.which.open().await?;
-    let there = inventory(&opened.repository, &opened.line).await.map_err(refused)?;
+    let there = inventory(&opened.repository, &opened.line)
+        .await
+        .map_err(refused)?;
     let entries = backups(&opened.repository, &opened.line).await.map_err(refused)?;
     let timeline = args.timeline.map(TimelineId);
     let plan = plan(&entries, &there, &target, args.backup.as_deref(), timeline).map_err(|unplannable| {
@@ -126,7 +133,10 @@ pub async fn run(format: Format, args: &Args) -> Result<(), Failure> {
     .await
     .map_err(refused)?;
     configure(&into, args, &plan, &opened, &there).map_err(|error| {
-        Failure::local(format!("the recovery of {} could not be prepared: {error}", into.display()))
+        Failure::local(format!(
+            "the recovery of {} could not be prepared: {error}",
+            into.display()
+        ))
     })?;
     let start = format!("pg_ctl -D '{}' start", into.display());
     match format {
@@ -238,7 +248,12 @@ fn configure(
     };
     write(ORDER, &json)?;
     let auto = into.join("postgresql.auto.conf");
-    let mut text = fs::read_to_string(&auto).unwrap_or_default();
+    // The target of an earlier recovery would be a second one, which the server refuses.
+    let kept = fs::read_to_string(&auto).unwrap_or_default();
+    let kept = kept
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("recovery_target"));
+    let mut text: String = kept.flat_map(|line| [line, "\n"]).collect();
     text.push_str(&settings(into, args, plan, &restore_command(into, args)?));
     write("postgresql.auto.conf", text.as_bytes())?;
     write("recovery.signal", b"")
@@ -262,24 +277,14 @@ fn settings(into: &Path, args: &Args, plan: &Plan, restore_command: &str) -> Str
         ("hba_file", place("pg_hba.conf")),
         ("ident_file", place("pg_ident.conf")),
         ("log_directory", "log".to_owned()),
-        ("recovery_target", String::new()),
-        ("recovery_target_time", String::new()),
-        ("recovery_target_lsn", String::new()),
-        ("recovery_target_xid", String::new()),
-        ("recovery_target_name", String::new()),
     ];
-    let mut set = |name: &str, value: String| {
-        for (_, old) in all.iter_mut().filter(|(known, _)| *known == name) {
-            old.clone_from(&value);
-        }
-    };
     match &plan.target {
         Target::Latest => {}
-        Target::Immediate => set("recovery_target", "immediate".to_owned()),
-        Target::Time(ms) => set("recovery_target_time", repository::show_time(*ms)),
-        Target::Lsn(lsn) => set("recovery_target_lsn", lsn.to_string()),
-        Target::Xid(xid) => set("recovery_target_xid", xid.to_string()),
-        Target::Name(name) => set("recovery_target_name", name.clone()),
+        Target::Immediate => all.push(("recovery_target", "immediate".to_owned())),
+        Target::Time(ms) => all.push(("recovery_target_time", repository::show_time(*ms))),
+        Target::Lsn(lsn) => all.push(("recovery_target_lsn", lsn.to_string())),
+        Target::Xid(xid) => all.push(("recovery_target_xid", xid.to_string())),
+        Target::Name(name) => all.push(("recovery_target_name", name.clone())),
     }
     if plan.target != Target::Latest {
         let action = match args.action {
@@ -294,14 +299,22 @@ fn settings(into: &Path, args: &Args, plan: &Plan, restore_command: &str) -> Str
     let mut text = String::from("\n# Written by pgctl restore.\n");
     for (name, value) in all {
         // Writing into a String cannot fail.
-        let _ = writeln!(text, "{name} = '{}'", value.replace('\\', r"\\").replace('\'', "''"));
+        let _ = writeln!(
+            text,
+            "{name} = '{}'",
+            value.replace('\\', r"\\").replace('\'', "''")
+        );
     }
     text
 }
 
 fn restore_command(into: &Path, args: &Args) -> Result<String, String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    let config = args.which.config.canonicalize().map_err(|error| error.to_string())?;
+    let config = args
+        .which
+        .config
+        .canonicalize()
+        .map_err(|error| error.to_string())?;
     let quoted = |path: &Path| {
         let text = path.display().to_string();
         format!("'{}'", text.replace('\'', r"'\''").replace('%', "%%"))

@@ -33,7 +33,10 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     let endpoint = Endpoint::from_shared(format!("http://{}", member.peer))
         .map_err(|error| unreachable(error.to_string()))?
         .connect_timeout(Duration::from_secs(3));
-    let channel = endpoint.connect().await.map_err(|error| unreachable(error.to_string()))?;
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| unreachable(error.to_string()))?;
     let request = CreateBackupRequest {
         id: id(),
         max_rate_kb: args.max_rate_mb.map_or(0, |mb| mb * 1024),
@@ -44,7 +47,11 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
             next: "the backup goes on without this command: see `pgctl backup list`".to_owned(),
         })
     };
-    let mut stream = ArchiveClient::new(channel).create_backup(request).await.map_err(of)?.into_inner();
+    let mut stream = ArchiveClient::new(channel)
+        .create_backup(request)
+        .await
+        .map_err(of)?
+        .into_inner();
     eprintln!("backup of {} ({})", member.name, member.role);
     while let Some(progress) = stream.message().await.map_err(of)? {
         tell(&progress);

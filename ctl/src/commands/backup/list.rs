@@ -53,13 +53,17 @@ fn shown<'a>(entry: &'a Catalogue, there: &Inventory) -> Shown<'a> {
 
 pub async fn list(format: Format, which: &Which) -> Result<(), Failure> {
     let opened = which.open().await?;
-    let there = inventory(&opened.repository, &opened.line).await.map_err(refused)?;
+    let there = inventory(&opened.repository, &opened.line)
+        .await
+        .map_err(refused)?;
     let entries = backups(&opened.repository, &opened.line).await.map_err(refused)?;
     let all: Vec<Shown> = entries.iter().map(|entry| shown(entry, &there)).collect();
     if format == Format::Json {
         return output::json(&all);
     }
-    let headings = ["BACKUP", "STATE", "ENDED", "TOOK", "NODE", "TIMELINE", "STOP", "SIZE", "STORED"];
+    let headings = [
+        "BACKUP", "STATE", "ENDED", "TOOK", "NODE", "TIMELINE", "STOP", "SIZE", "STORED",
+    ];
     let rows = all.iter().map(|backup| {
         vec![
             backup.id.to_owned(),
@@ -78,7 +82,9 @@ pub async fn list(format: Format, which: &Which) -> Result<(), Failure> {
 
 pub async fn show(format: Format, which: &Which, id: &str) -> Result<(), Failure> {
     let opened = which.open().await?;
-    let there = inventory(&opened.repository, &opened.line).await.map_err(refused)?;
+    let there = inventory(&opened.repository, &opened.line)
+        .await
+        .map_err(refused)?;
     let entries = backups(&opened.repository, &opened.line).await.map_err(refused)?;
     let entry = entries.iter().find(|entry| entry.id == id).ok_or_else(|| {
         Failure::refused(
@@ -98,14 +104,39 @@ pub async fn show(format: Format, which: &Which, id: &str) -> Result<(), Failure
     let lines = [
         ("backup", backup.id.to_owned()),
         ("state", backup.state.to_owned()),
-        ("of", format!("{} ({})", backup.node, if backup.from_standby { "standby" } else { "primary" })),
+        (
+            "of",
+            format!(
+                "{} ({})",
+                backup.node,
+                if backup.from_standby { "standby" } else { "primary" }
+            ),
+        ),
         ("begun", utc(milliseconds(backup.begun_unix_ms))),
         ("ended", utc(milliseconds(backup.ended_unix_ms))),
         ("server version", backup.server_version.to_string()),
         ("timeline", backup.timeline.to_string()),
-        ("WAL needed", format!("{} to {}", backup.start_lsn, backup.stop_lsn)),
-        ("WAL missing", if missing.is_empty() { "none".to_owned() } else { missing.join(", ") }),
-        ("size", format!("{} in {} parts, {} stored", bytes(backup.bytes), backup.parts, bytes(backup.stored_bytes))),
+        (
+            "WAL needed",
+            format!("{} to {}", backup.start_lsn, backup.stop_lsn),
+        ),
+        (
+            "WAL missing",
+            if missing.is_empty() {
+                "none".to_owned()
+            } else {
+                missing.join(", ")
+            },
+        ),
+        (
+            "size",
+            format!(
+                "{} in {} parts, {} stored",
+                bytes(backup.bytes),
+                backup.parts,
+                bytes(backup.stored_bytes)
+            ),
+        ),
         ("hash", entry.hash.clone()),
     ];
     for (name, value) in lines {

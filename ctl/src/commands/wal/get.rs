@@ -42,7 +42,9 @@ enum Trouble {
 }
 
 async fn fetch(which: &Which, plan: &RecoveryOrder, name: WalName) -> Result<Option<Fetched>, Trouble> {
-    let (config, _) = which.read().map_err(|failure| Trouble::Lasting(failure.message()))?;
+    let (config, _) = which
+        .read()
+        .map_err(|failure| Trouble::Lasting(failure.message()))?;
     let asked = async {
         let repository = Repository::open(&config).await?;
         plan.fetch(&repository, name).await

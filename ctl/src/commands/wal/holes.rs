@@ -40,7 +40,9 @@ fn archived(there: &Inventory) -> Archived {
 
 pub async fn run(format: Format, which: &Which) -> Result<(), Failure> {
     let opened = which.open().await?;
-    let there = inventory(&opened.repository, &opened.line).await.map_err(refused)?;
+    let there = inventory(&opened.repository, &opened.line)
+        .await
+        .map_err(refused)?;
     let archived = archived(&there);
     match format {
         Format::Json => output::json(&archived)?,

@@ -30,11 +30,24 @@ pub async fn run(globals: &Globals) -> Result<(), Failure> {
     if globals.output == Format::Json {
         return output::json(&answers);
     }
-    let headings = ["NODE", "WAITING", "OLDEST", "LAST ARCHIVED", "AT", "ARCHIVED", "THERE ALREADY", "FAILED", "QUARANTINED"];
+    let headings = [
+        "NODE",
+        "WAITING",
+        "OLDEST",
+        "LAST ARCHIVED",
+        "AT",
+        "ARCHIVED",
+        "THERE ALREADY",
+        "FAILED",
+        "QUARANTINED",
+    ];
     output::table(&headings, answers.iter().map(row))?;
     for status in &answers {
         for repository in status.repositories.iter().filter(|it| !it.trouble.is_empty()) {
-            output::line(format!("{}: repository {}: {}", status.node, repository.name, repository.trouble))?;
+            output::line(format!(
+                "{}: repository {}: {}",
+                status.node, repository.name, repository.trouble
+            ))?;
         }
         if status.ready > 0 && !status.last_error.is_empty() {
             output::line(format!("{}: {}", status.node, status.last_error))?;

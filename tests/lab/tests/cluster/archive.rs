@@ -49,8 +49,21 @@ impl Rescue {
     /// `pgctl restore`, with these options for the target.
     fn restore(&self, target: &[&str]) -> Result<String> {
         let (config, into) = (self.config.display().to_string(), self.into.display().to_string());
-        let (port, sockets) = (self.address.port().to_string(), self.host.dir().join("home").display().to_string());
-        let fixed = ["restore", "--config", &config, "--into", &into, "--port", &port, "--socket-dir", &sockets];
+        let (port, sockets) = (
+            self.address.port().to_string(),
+            self.host.dir().join("home").display().to_string(),
+        );
+        let fixed = [
+            "restore",
+            "--config",
+            &config,
+            "--into",
+            &into,
+            "--port",
+            &port,
+            "--socket-dir",
+            &sockets,
+        ];
         self.run(&binaries::ours("pgctl")?, &[&fixed, target].concat())
     }
 
@@ -75,7 +88,11 @@ impl Rescue {
     /// The end of what the restored server has logged.
     fn said(&self) -> String {
         let mut all = fs::read_to_string(self.host.dir().join("home/log")).unwrap_or_default();
-        for entry in fs::read_dir(self.into.join("log")).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(self.into.join("log"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             all.push_str(&fs::read_to_string(entry.path()).unwrap_or_default());
         }
         let lines: Vec<&str> = all.lines().collect();
@@ -84,7 +101,10 @@ impl Rescue {
 
     fn stop(&self) -> Result<()> {
         let into = self.into.display().to_string();
-        self.run(&self.bin_dir.join("pg_ctl"), &["-D", &into, "-m", "immediate", "stop"])?;
+        self.run(
+            &self.bin_dir.join("pg_ctl"),
+            &["-D", &into, "-m", "immediate", "stop"],
+        )?;
         fs::remove_dir_all(&self.into)?;
         Ok(())
     }
@@ -94,7 +114,9 @@ impl Rescue {
 async fn holes(cluster: &Cluster) -> Result<Value> {
     let config = cluster.node("n1").host().dir().join("node.toml");
     let config = config.display().to_string();
-    let done = cluster.pgctl(&["wal", "holes", "-o", "json", "--config", &config]).await?;
+    let done = cluster
+        .pgctl(&["wal", "holes", "-o", "json", "--config", &config])
+        .await?;
     serde_json::from_slice(&done.stdout)
         .with_context(|| format!("pgctl wal holes: {}", String::from_utf8_lossy(&done.stderr)))
 }
@@ -106,7 +128,11 @@ async fn archived_up_to_now(cluster: &Cluster, primary: &str) -> Result<()> {
     wait_until(&format!("{segment} is archived"), RECOVERY, || async {
         let found = holes(cluster).await?;
         let timelines = found["timelines"].as_array().context("a list")?;
-        let last = timelines.last().and_then(|it| it["last"].as_str()).unwrap_or_default().to_owned();
+        let last = timelines
+            .last()
+            .and_then(|it| it["last"].as_str())
+            .unwrap_or_default()
+            .to_owned();
         let none = found["holes"].as_array().is_some_and(Vec::is_empty);
         ensure!(none && last >= segment, "{found}");
         Ok(())
@@ -125,10 +151,21 @@ async fn a_dropped_table_comes_back_from_the_repository_alone() -> Result<()> {
     cluster.start().await?;
     let primary = cluster.wait_all_in_sync(RECOVERY).await?;
     let address = cluster.node(&primary).pg_address()?;
-    sql::query(address, "CREATE TABLE goods AS SELECT g AS id FROM generate_series(1, 1000) g").await?;
+    sql::query(
+        address,
+        "CREATE TABLE goods AS SELECT g AS id FROM generate_series(1, 1000) g",
+    )
+    .await?;
     let backup: Value = serde_json::from_str(&cluster.pgctl_ok(&["backup", "create", "-o", "json"]).await?)?;
-    ensure!(backup["succeeded"] == true && backup["node"] != primary.as_str(), "{backup}");
-    sql::query(address, "INSERT INTO goods SELECT g FROM generate_series(1001, 2000) g").await?;
+    ensure!(
+        backup["succeeded"] == true && backup["node"] != primary.as_str(),
+        "{backup}"
+    );
+    sql::query(
+        address,
+        "INSERT INTO goods SELECT g FROM generate_series(1001, 2000) g",
+    )
+    .await?;
     let before = sql::value(address, "SELECT now()::timestamptz(3) + '1 ms'").await?;
     let lsn = sql::value(address, "SELECT pg_current_wal_lsn()").await?;
     sql::query(address, "SELECT pg_create_restore_point('before the drop')").await?;
@@ -137,7 +174,11 @@ async fn a_dropped_table_comes_back_from_the_repository_alone() -> Result<()> {
     sql::query(address, "CREATE TABLE later AS SELECT 1 AS one").await?;
     archived_up_to_now(&cluster, &primary).await?;
     // Every agent and every server is gone.
-    let names: Vec<String> = cluster.nodes().iter().map(|node| node.name().to_owned()).collect();
+    let names: Vec<String> = cluster
+        .nodes()
+        .iter()
+        .map(|node| node.name().to_owned())
+        .collect();
     for name in names {
         cluster.node_mut(&name).power_off()?;
     }
@@ -178,7 +219,10 @@ async fn a_dropped_table_comes_back_from_the_repository_alone() -> Result<()> {
     })
     .await;
     promoted.with_context(|| rescue.said())?;
-    ensure!(sql::value(rescue.address, "SELECT one FROM later").await? == "1", "the newest rows are there");
+    ensure!(
+        sql::value(rescue.address, "SELECT one FROM later").await? == "1",
+        "the newest rows are there"
+    );
     rescue.stop()?;
     Ok(())
 }
@@ -195,8 +239,18 @@ async fn what_a_lost_primary_had_not_archived_is_archived_by_a_standby() -> Resu
     let first = scene.first.clone();
     scene.cluster.pgctl_ok(&["backup", "create"]).await?;
     // From here on nothing that the primary writes is archived by it.
-    let postgres = scene.cluster.node(&first).config.postgres.clone().context("a server")?;
-    fs::remove_file(postgres.socket_dir.join(format!(".pgctl-wal.{}", postgres.listen.port())))?;
+    let postgres = scene
+        .cluster
+        .node(&first)
+        .config
+        .postgres
+        .clone()
+        .context("a server")?;
+    fs::remove_file(
+        postgres
+            .socket_dir
+            .join(format!(".pgctl-wal.{}", postgres.listen.port())),
+    )?;
     for _ in 0..4 {
         let acked = scene.writer.acked();
         scene.writer.wait_for_acks(acked + 20, DEADLINE).await?;
@@ -216,7 +270,8 @@ async fn what_a_lost_primary_had_not_archived_is_archived_by_a_standby() -> Resu
     let rescue = Rescue::new(&lab, &scene.cluster, "bare").await?;
     rescue.restore(&[])?;
     rescue.start().await?;
-    let content = "SELECT count(*) || ' ' || md5(string_agg(w::text, ',' ORDER BY w::text)) FROM public.lab_writes w";
+    let content =
+        "SELECT count(*) || ' ' || md5(string_agg(w::text, ',' ORDER BY w::text)) FROM public.lab_writes w";
     let ours = sql::value(scene.cluster.node(&primary).pg_address()?, content).await?;
     let same = wait_until("the restored server has every row", DEADLINE, || async {
         let theirs = sql::value(rescue.address, content).await?;
