@@ -36,7 +36,8 @@ Exit codes:
   2  the command line makes no sense
   3  the outcome is unknown: look before anything else
   4  no agent could be reached
-  5  the question was answered with no";
+  5  the question was answered with no
+  200  wal get: the recovery must stop here, not end";
 
 impl Failure {
     /// The cluster refused, without a next step.

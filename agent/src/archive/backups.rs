@@ -20,7 +20,9 @@ const TELL: Duration = Duration::from_millis(250);
 const WAL_WITHIN: Duration = Duration::from_secs(300);
 /// The segment with the backup's end is closed after this long, if it did not fill by itself.
 const SWITCH_AFTER: Duration = Duration::from_secs(1);
+/// A look lists the repository: each one is as long after the last as there were, up to the longest.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const LOOK_LONGEST: Duration = Duration::from_secs(10);
 
 /// The backup that is under way or was last.
 #[derive(Default)]
@@ -175,6 +177,7 @@ impl Job {
     ) -> Result<(), String> {
         let begun = Instant::now();
         let mut switched = false;
+        let mut pause = LOOK_AGAIN;
         loop {
             let mut lacks = None;
             for repository in repositories {
@@ -207,7 +210,8 @@ impl Job {
             self.tell(|progress| {
                 progress.message = format!("{} to {} in {repository}", hole.first, hole.last)
             });
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause + LOOK_AGAIN).min(LOOK_LONGEST);
         }
     }
 

@@ -45,30 +45,23 @@ impl Doors {
         }
     }
 
-    /// Every repository, to write WAL of `line` into.
-    pub(super) async fn for_wal(&self, line: &Line) -> Result<Vec<Repository>, Error> {
-        Ok(self
-            .opened(line)
-            .await?
-            .into_iter()
-            .map(|opened| opened.wal)
-            .collect())
+    /// Every repository that can be used, to write WAL of `line` into, and why another one cannot.
+    pub(super) async fn for_wal(&self, line: &Line) -> (Vec<Repository>, Option<Error>) {
+        let (mut usable, mut trouble) = (Vec::new(), None);
+        for door in &self.doors {
+            match self.open(door, line).await {
+                Ok(opened) => usable.push(opened.wal),
+                Err(error) => trouble = Some(error),
+            }
+        }
+        (usable, trouble)
     }
 
-    /// Every repository, for anything else.
+    /// Every repository, for anything else; all or none.
     pub(super) async fn plain(&self, line: &Line) -> Result<Vec<Repository>, Error> {
-        Ok(self
-            .opened(line)
-            .await?
-            .into_iter()
-            .map(|opened| opened.plain)
-            .collect())
-    }
-
-    async fn opened(&self, line: &Line) -> Result<Vec<Opened>, Error> {
         let mut all = Vec::new();
         for door in &self.doors {
-            all.push(self.open(door, line).await?);
+            all.push(self.open(door, line).await?.plain);
         }
         Ok(all)
     }

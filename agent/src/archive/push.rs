@@ -184,7 +184,8 @@ impl Pusher {
             // The agent's own, for a timeline number that was skipped: nobody needs it but servers that run.
             return Ok(Stored::Already);
         }
-        let repositories = self.doors.for_wal(&line).await?;
+        // What can be used gets the file, also while another one cannot; it is asked for again until all have it.
+        let (repositories, mut trouble) = self.doors.for_wal(&line).await;
         let sight = (self.sight)();
         let mut source = Source {
             line,
@@ -201,7 +202,8 @@ impl Pusher {
                 .ok_or_else(|| PushError::NotKnownYet {
                     name: name.to_string(),
                 })?;
-            if !sight.holds
+            if trouble.is_none()
+                && !sight.holds
                 && !source.diverged
                 && self.archived_by_another(&repositories, &file, &source).await
             {
@@ -212,19 +214,18 @@ impl Pusher {
             .iter()
             .map(|repository| repository.put_wal(&file, &source));
         let mut outcome = Stored::Already;
-        let mut first_error = None;
         for stored in join_all(puts).await {
             match stored {
                 Ok(stored @ Stored::Written(_)) => outcome = stored,
                 Ok(Stored::Already) => {}
                 Err(error @ Error::Different { .. }) => {
                     tracing::error!(%error, "WAL differs from what is archived");
-                    first_error = Some(error);
+                    trouble = Some(error);
                 }
-                Err(error) => first_error = first_error.or(Some(error)),
+                Err(error) => trouble = trouble.or(Some(error)),
             }
         }
-        match first_error {
+        match trouble {
             Some(error) => Err(error.into()),
             None => Ok(outcome),
         }

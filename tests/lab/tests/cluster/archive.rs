@@ -67,7 +67,7 @@ impl Rescue {
         self.run(&binaries::ours("pgctl")?, &[&fixed, target].concat())
     }
 
-    async fn start(&self) -> Result<()> {
+    fn start_only(&self) -> Result<()> {
         let into = self.into.display().to_string();
         // The lab's hosts have addresses of their own.
         let listen = format!("-c listen_addresses={}", self.address.ip());
@@ -76,7 +76,11 @@ impl Rescue {
             &self.bin_dir.join("pg_ctl"),
             &["-D", &into, "-l", &log, "-o", &listen, "-W", "start"],
         );
-        started?;
+        started.map(drop)
+    }
+
+    async fn start(&self) -> Result<()> {
+        self.start_only()?;
         let answers = wait_until("the restored server answers", DEADLINE, || async {
             sql::value(self.address, "SELECT 1").await
         })
@@ -108,6 +112,29 @@ impl Rescue {
         fs::remove_dir_all(&self.into)?;
         Ok(())
     }
+}
+
+/// Where the newest segment lies.
+fn newest_segment(repository: &Path) -> Result<PathBuf> {
+    let mut folders = vec![repository.to_owned()];
+    let mut segments = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            if path.is_dir() {
+                folders.push(path);
+            } else if name.len() == 24 && path.to_string_lossy().contains("/wal/") {
+                segments.push((name, path));
+            }
+        }
+    }
+    segments.sort();
+    Ok(segments.pop().context("there is a segment")?.1)
 }
 
 /// What `pgctl wal holes` says of the repository, holes or none.
@@ -210,7 +237,32 @@ async fn a_dropped_table_comes_back_from_the_repository_alone() -> Result<()> {
         ensure!(mode == "off", "a restored server archives: {mode}");
         rescue.stop()?;
     }
+    // A segment that must be there is damaged: the server stops, instead of taking it for the end of all WAL.
+    let path = newest_segment(&repository)?;
+    let whole = fs::read(&path)?;
+    let mut damaged = whole.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    fs::write(&path, damaged)?;
     rescue.restore(&[])?;
+    // It may have stopped by the time somebody asks.
+    let _ = rescue.start_only();
+    wait_until("the server has stopped", DEADLINE, || async {
+        ensure!(rescue.host.postmaster_pid(&rescue.into).is_none(), "it runs");
+        Ok(())
+    })
+    .await?;
+    ensure!(
+        rescue.said().contains("the recovery stops here"),
+        "{}",
+        rescue.said()
+    );
+    ensure!(
+        fs::exists(rescue.into.join("recovery.signal"))?,
+        "it was promoted without its last WAL: {}",
+        rescue.said()
+    );
+    fs::write(&path, whole)?;
     rescue.start().await?;
     let promoted = wait_until("all that was archived is replayed", DEADLINE, || async {
         let writable = sql::value(rescue.address, "SELECT NOT pg_is_in_recovery()").await?;
