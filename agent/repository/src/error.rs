@@ -11,7 +11,7 @@ pub enum Error {
         repository: String,
         action: &'static str,
         key: String,
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     /// The store did not answer.
     #[error(
@@ -40,14 +40,14 @@ pub enum Error {
     },
     /// Another content is there under the same name.
     #[error(
-        "repository {repository}: {key} is there with other content ({theirs}, not {ours}); nothing was overwritten, \
+        "repository {repository}: {key} is there with other content ({hashes}); nothing was overwritten, \
          ours is kept as {quarantine}. Two servers wrote the same WAL: find out which one is right before anything else"
     )]
     Different {
         repository: String,
         key: String,
-        theirs: String,
-        ours: String,
+        /// Theirs and ours.
+        hashes: String,
         quarantine: String,
     },
     /// A file is not what its name says.

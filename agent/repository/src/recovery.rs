@@ -34,11 +34,11 @@ pub struct RecoveryOrder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Absence {
     /// It must be there: something is wrong with the repository.
-    IsWrong,
+    Wrong,
     /// The WAL ends here.
-    IsTheEnd,
-    /// It is not asked for in the repository at all: that WAL is not on this recovery's line.
-    IsGiven,
+    TheEnd,
+    /// It is not looked for in the repository at all: that WAL is not on this recovery's line.
+    NotAsked,
 }
 
 impl RecoveryOrder {
@@ -74,13 +74,13 @@ impl RecoveryOrder {
             });
         }
         let absence = self.absence(name);
-        if absence == Absence::IsGiven {
+        if absence == Absence::NotAsked {
             return Ok(None);
         }
         let line = Line::of_parts(&self.cluster, &self.incarnation);
         match repository.get_wal(&line, name).await {
             Ok(fetched) => Ok(Some(fetched)),
-            Err(error) if error.is_missing() && absence == Absence::IsTheEnd => Ok(None),
+            Err(error) if error.is_missing() && absence == Absence::TheEnd => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -90,10 +90,10 @@ impl RecoveryOrder {
             WalName::Segment(segment) => self.absence_of_segment(segment),
             // The first timeline has no history. Those that this recovery goes along have; what lies behind is looked for by
             // the server to find a free number.
-            WalName::History(TimelineId(1)) => Absence::IsTheEnd,
-            WalName::History(timeline) if self.timelines.contains(&timeline) => Absence::IsWrong,
-            WalName::History(_) | WalName::Label(..) => Absence::IsTheEnd,
-            WalName::Partial(_) => Absence::IsGiven,
+            WalName::History(TimelineId(1)) => Absence::TheEnd,
+            WalName::History(timeline) if self.timelines.contains(&timeline) => Absence::Wrong,
+            WalName::History(_) | WalName::Label(..) => Absence::TheEnd,
+            WalName::Partial(_) => Absence::NotAsked,
         }
     }
 
@@ -102,16 +102,16 @@ impl RecoveryOrder {
         let of_timeline = |span: &&Span| span.timeline == segment.timeline;
         let on_line = |span: &&Span| (span.first..=span.last).contains(&number);
         if !self.spans.iter().filter(of_timeline).any(|span| on_line(&span)) {
-            return Absence::IsGiven;
+            return Absence::NotAsked;
         }
         let (timeline, reach) = self.reach;
         if number <= reach {
-            Absence::IsWrong
+            Absence::Wrong
         } else if segment.timeline < timeline || self.hole_beyond {
             // There is more behind it: to end here would be to lose that.
-            Absence::IsWrong
+            Absence::Wrong
         } else {
-            Absence::IsTheEnd
+            Absence::TheEnd
         }
     }
 }
@@ -140,26 +140,26 @@ mod tests {
         let segment =
             |timeline, number| WalName::Segment(Segment::numbered(TimelineId(timeline), number, 1 << 20));
         let history = |timeline| WalName::History(TimelineId(timeline));
-        use Absence::{IsGiven, IsTheEnd, IsWrong};
+        use Absence::{NotAsked, TheEnd, Wrong};
         for (name, expected, what) in [
-            (segment(1, 4), IsWrong, "the first one"),
-            (segment(1, 9), IsWrong, "the last one before the fork"),
+            (segment(1, 4), Wrong, "the first one"),
+            (segment(1, 9), Wrong, "the last one before the fork"),
             (
                 segment(3, 9),
-                IsGiven,
+                NotAsked,
                 "the server tries the newest timeline first",
             ),
             (
                 segment(1, 10),
-                IsGiven,
+                NotAsked,
                 "beyond the fork, however much of it is there",
             ),
-            (segment(2, 8), IsGiven, "another line"),
-            (segment(3, 12), IsWrong, "the last one that was there"),
-            (segment(3, 13), IsTheEnd, "the end of the archive"),
-            (history(1), IsTheEnd, "the first timeline has none"),
-            (history(3), IsWrong, "the line's own"),
-            (history(4), IsTheEnd, "a number that is free"),
+            (segment(2, 8), NotAsked, "another line"),
+            (segment(3, 12), Wrong, "the last one that was there"),
+            (segment(3, 13), TheEnd, "the end of the archive"),
+            (history(1), TheEnd, "the first timeline has none"),
+            (history(3), Wrong, "the line's own"),
+            (history(4), TheEnd, "a number that is free"),
         ] {
             assert_eq!(order.absence(name), expected, "{what}");
         }
@@ -169,7 +169,7 @@ mod tests {
         };
         assert_eq!(
             holed.absence(segment(3, 13)),
-            IsWrong,
+            Wrong,
             "there is more behind the hole"
         );
     }

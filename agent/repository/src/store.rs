@@ -95,7 +95,7 @@ impl Store {
             repository,
             action,
             key,
-            source,
+            source: Box::new(source),
         }
     }
 

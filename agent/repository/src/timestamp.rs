@@ -10,7 +10,7 @@ pub fn parse(text: &str) -> Option<i64> {
     let (date, rest) = text.split_once([' ', 'T'])?;
     let (year, rest_of_date) = date.split_once('-')?;
     let (month, day) = rest_of_date.split_once('-')?;
-    let zone_at = rest.find(|c: char| matches!(c, '+' | '-' | 'Z' | ' ' | 'U'))?;
+    let zone_at = rest.find(['+', '-', 'Z', ' ', 'U'])?;
     let (clock, zone) = rest.split_at(zone_at);
     let mut clock = clock.split(':');
     let (hour, minute) = (digits(clock.next()?, 23)?, digits(clock.next()?, 59)?);

@@ -189,8 +189,7 @@ impl Repository {
         Err(Error::Different {
             repository: self.name().to_owned(),
             key: key.to_owned(),
-            theirs,
-            ours: file.hash.to_string(),
+            hashes: format!("{theirs}, not {}", file.hash),
             quarantine,
         })
     }

@@ -61,7 +61,7 @@ async fn a_bucket_keeps_what_was_put_first_and_knows_what_is_missing() {
     let missing = repository.get_wal(&line, WalName::History(TimelineId(3))).await;
     assert!(missing.is_err_and(|error| error.is_missing()));
     let lines = repository.lines("demo").await.expect("lists");
-    assert_eq!(lines, [line.clone()]);
+    assert_eq!(lines, std::slice::from_ref(&line));
     let there = repository::inventory(&repository, &line).await.expect("lists");
     assert_eq!(there.histories.len(), 1);
 

@@ -25,10 +25,10 @@ struct Door {
 }
 
 #[derive(Clone)]
-struct Opened {
+pub(super) struct Opened {
     /// With a data key of its own for WAL, where it is encrypted.
-    wal: Repository,
-    plain: Repository,
+    pub wal: Repository,
+    pub plain: Repository,
     line: Line,
 }
 
@@ -45,19 +45,19 @@ impl Doors {
         }
     }
 
-    /// Every repository that can be used, to write WAL of `line` into, and why another one cannot.
-    pub(super) async fn for_wal(&self, line: &Line) -> (Vec<Repository>, Option<Error>) {
+    /// Every repository that can be used, and why another one cannot.
+    pub(super) async fn usable(&self, line: &Line) -> (Vec<Opened>, Option<Error>) {
         let (mut usable, mut trouble) = (Vec::new(), None);
         for door in &self.doors {
             match self.open(door, line).await {
-                Ok(opened) => usable.push(opened.wal),
+                Ok(opened) => usable.push(opened),
                 Err(error) => trouble = Some(error),
             }
         }
         (usable, trouble)
     }
 
-    /// Every repository, for anything else; all or none.
+    /// Every repository; all or none.
     pub(super) async fn plain(&self, line: &Line) -> Result<Vec<Repository>, Error> {
         let mut all = Vec::new();
         for door in &self.doors {

@@ -185,7 +185,8 @@ impl Pusher {
             return Ok(Stored::Already);
         }
         // What can be used gets the file, also while another one cannot; it is asked for again until all have it.
-        let (repositories, mut trouble) = self.doors.for_wal(&line).await;
+        let (usable, mut trouble) = self.doors.usable(&line).await;
+        let repositories: Vec<Repository> = usable.into_iter().map(|opened| opened.wal).collect();
         let sight = (self.sight)();
         let mut source = Source {
             line,
@@ -298,9 +299,9 @@ impl Pusher {
     pub(super) async fn get(&self, name: WalName) -> Result<Option<Fetched>, PushError> {
         let (system_id, _) = self.source.identity().ok_or(PushError::NoIdentity)?;
         let line = Line::new(&self.config.cluster, system_id);
-        let mut trouble = None;
-        for repository in self.doors.plain(&line).await? {
-            match repository.get_wal(&line, name).await {
+        let (usable, mut trouble) = self.doors.usable(&line).await;
+        for opened in usable {
+            match opened.plain.get_wal(&line, name).await {
                 Ok(fetched) => return Ok(Some(fetched)),
                 Err(error) if error.is_missing() => {}
                 Err(error) => {
