@@ -19,7 +19,7 @@ deps: ## Installs what the tests and the demo need (Debian 12; root or sudo)
 
 .PHONY: build
 build: ## Builds the agent and pgctl with optimisations
-	cargo build --release --locked --package agent --package ctl --bins
+	cargo build --release --locked --package agent --package ctl --package wal-helper --bins
 
 .PHONY: demo
 demo: deps build ## Shows a failover and a switchover under load; KEEP=1 leaves the cluster running
@@ -58,7 +58,8 @@ bench-failover: ## Compares with Patroni on this machine; RUNS=5; writes bench/r
 .PHONY: install
 install: build ## Installs the programs and the systemd unit (DESTDIR, PREFIX and UNIT_DIR are respected)
 	install -D -m 755 target/release/pgctl-agent $(DESTDIR)$(PREFIX)/bin/pgctl-agent
-	install -D -m 755 target/release/pgctl $(DESTDIR)$(PREFIX)/bin/pgctl
+	install -D -m 755 target/release/pgctl $(DESTDIR)$(PREFIX)/bin/pgctl $(DESTDIR)$(PREFIX)/bin/pgctl-wal
+	install -D -m 755 target/release/pgctl-wal $(DESTDIR)$(PREFIX)/bin/pgctl-wal
 	install -d -m 755 $(DESTDIR)$(UNIT_DIR)
 	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' deploy/systemd/pgctl-agent.service \
 	  > $(DESTDIR)$(UNIT_DIR)/pgctl-agent.service

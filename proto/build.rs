@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/peer.proto",
         "proto/control.proto",
         "proto/supervision.proto",
+        "proto/archive.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
@@ -13,6 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // `pgctl -o json` prints these messages as they are, in an order that never changes.
         .type_attribute(".pgctl.control.v1", "#[derive(serde::Serialize)]")
+        .type_attribute(".pgctl.archive.v1", "#[derive(serde::Serialize)]")
         .btree_map(".pgctl.control.v1")
         .compile_fds(descriptors)?;
     Ok(())

@@ -3,6 +3,7 @@
 use crate::api::control::ControlService;
 use crate::api::http::{HttpLimits, HttpServer};
 use crate::api::{Late, listen, take_over};
+use crate::archive::{self, Archive, ArchiveConfig, ArchiveService, Sight};
 use crate::config::{FencePolicy, NodeConfig, Postgres};
 use crate::consensus::{ConsensusRoom, InitialMember, RaftTiming, StartConfig, peer_server};
 use crate::driver::coordinator::Coordinator;
@@ -27,6 +28,7 @@ use agent_core::sabotage::Rule;
 use agent_core::timing::TimingProfile;
 use agent_core::view::WatchdogState;
 use anyhow::Context;
+use proto::archive::archive_server::ArchiveServer;
 use proto::control::control_server::ControlServer;
 use proto::supervision::supervision_server::SupervisionServer;
 use std::net::TcpListener;
@@ -105,6 +107,7 @@ impl Agent<'_> {
         let (health, _http) = self.serve_health(http, clock)?;
         let supervision = Late::default();
         let control = Late::default();
+        let archiving = Late::default();
         let mut tasks = JoinSet::new();
         let services = Server::builder()
             .tcp_nodelay(true)
@@ -112,7 +115,8 @@ impl Agent<'_> {
             .http2_keepalive_timeout(Some(Duration::from_secs(2)))
             .add_service(peer_server(room.rpc()))
             .add_service(supervision.clone())
-            .add_service(control.clone());
+            .add_service(control.clone())
+            .add_service(archiving.clone());
         let incoming =
             tokio_stream::wrappers::TcpListenerStream::new(tokio::net::TcpListener::from_std(peer)?);
         let mut closing = stop.clone();
@@ -133,6 +137,8 @@ impl Agent<'_> {
         let handle = consensus;
         let consensus: Arc<dyn Consensus> = Arc::new(handle.clone());
         tracing::info!(node = %consensus.node_id(), incarnation = self.incarnation, "this node is in the cluster");
+        let archive = self.start_archive(server.as_ref().map(|(instance, _)| instance), &consensus)?;
+        archiving.open(ArchiveServer::new(ArchiveService::new(archive)));
         let node = self.start_driver(clock, consensus, lease, server, guards, health, &stop, &mut tasks);
         watchman::start(&node, stop.clone())
             .context("could not start the threads of the probes: raise the limit on threads")?;
@@ -259,6 +265,7 @@ impl Agent<'_> {
             os_user: postgres.os_user.clone(),
             parameters: postgres.parameters.clone(),
             hba: postgres.hba.clone(),
+            archive_command: self.archive_command(postgres)?,
             state_dir: self.config.node.state_dir.clone(),
         };
         let instance = Instance::open(config, credentials(&Secrets::default()))?;
@@ -278,6 +285,44 @@ impl Agent<'_> {
         }))
         .context("could not start the fencing thread: raise the limit on threads")?;
         Ok((instance, fencer))
+    }
+
+    fn archive_command(&self, postgres: &Postgres) -> anyhow::Result<Option<String>> {
+        if self.config.repositories.is_empty() {
+            return Ok(None);
+        }
+        let socket = archive::socket_path(&postgres.socket_dir, postgres.listen.port());
+        archive::archive_command(&socket)
+            .map(Some)
+            .map_err(anyhow::Error::msg)
+    }
+
+    /// What takes WAL and backups to the repositories, where there is a server and a repository.
+    fn start_archive(
+        &self,
+        instance: Option<&Instance>,
+        consensus: &Arc<dyn Consensus>,
+    ) -> anyhow::Result<Option<Arc<Archive>>> {
+        let (Some(instance), Some(postgres)) = (instance, &self.config.postgres) else {
+            return Ok(None);
+        };
+        if self.config.repositories.is_empty() {
+            return Ok(None);
+        }
+        let config = ArchiveConfig {
+            cluster: self.config.cluster.name.clone(),
+            node: self.config.node.name.clone(),
+            data_dir: postgres.data_dir.clone(),
+            state_dir: self.config.node.state_dir.clone(),
+            socket: archive::socket_path(&postgres.socket_dir, postgres.listen.port()),
+            owner: instance.server_account(),
+            repositories: self.config.repositories.clone(),
+        };
+        let consensus = Arc::clone(consensus);
+        let sight = move || Sight::of(&consensus.state(), consensus.node_id());
+        Archive::start(config, Arc::new(instance.clone()), sight)
+            .map(Some)
+            .context("could not start the threads of the archive: raise the limit on threads")
     }
 
     /// The machine's watchdog, where one is to be used. `required` and not there is an error.

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod app;
+pub mod archive;
 pub mod config;
 pub mod consensus;
 pub mod driver;

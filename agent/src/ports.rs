@@ -2,11 +2,13 @@
 
 use agent_core::cluster::{Applied, ClusterState, Command, Member, Rejected};
 use agent_core::ids::{NodeId, RequestId};
+use agent_core::pg::{Lsn, SystemId, TimelineHistory, TimelineId};
 use agent_core::reason::Reason;
 use agent_core::view::ClusterView;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncRead;
 
 /// Why a request to the cluster got no answer of the state machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,4 +93,35 @@ pub trait Overview: Send + Sync + 'static {
     fn explain(&self) -> BoxFuture<'_, Result<Vec<Reason>, ProposeError>>;
     /// This node's own last decision: the rule that fired, and what blocks others.
     fn explain_node(&self) -> Vec<Reason>;
+}
+
+/// What the archive asks of the server beside it.
+pub trait BackupSource: Send + Sync + 'static {
+    /// What a backup of it is a backup of.
+    fn facts(&self) -> BoxFuture<'_, Result<SourceFacts, String>>;
+    /// A copy of its data directory, as one tar archive with the server's manifest in it.
+    fn stream(&self, max_rate_kb: Option<u32>) -> BoxFuture<'_, Result<Box<dyn ArchiveStream>, String>>;
+    /// Closes the current WAL segment; only a primary can.
+    fn switch_wal(&self) -> BoxFuture<'_, Result<Lsn, String>>;
+    /// A timeline's history, if it is in the data directory.
+    fn history_of(&self, timeline: TimelineId) -> Option<TimelineHistory>;
+    /// Which database cluster it is, and whether its server is shutting down. Reads the control file only.
+    fn identity(&self) -> Option<(SystemId, bool)>;
+}
+
+/// What is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceFacts {
+    pub system_id: SystemId,
+    pub segment_bytes: u64,
+    /// Such as 150018.
+    pub server_version: u32,
+    pub standby: bool,
+}
+
+/// An archive in the making. Dropping it ends whoever makes it.
+pub trait ArchiveStream: Send {
+    fn bytes(&mut self) -> &mut (dyn AsyncRead + Send + Unpin);
+    /// Once all bytes are read: whether it was all of them, and what was said if not.
+    fn ended(&mut self) -> BoxFuture<'_, Result<(), String>>;
 }

@@ -36,6 +36,8 @@ fn no_file_is_too_long() {
     for below in [
         "agent/src",
         "agent/core",
+        "agent/repository",
+        "agent/wal-helper",
         "agent/tests",
         "ctl/src",
         "proto/src",
@@ -85,6 +87,19 @@ fn adapters_know_neither_each_other_nor_the_driver() {
                 "lease",
                 "fencing",
                 "postgres",
+                "app",
+            ],
+        ),
+        (
+            "agent/src/archive",
+            vec![
+                "consensus",
+                "driver",
+                "api",
+                "lease",
+                "fencing",
+                "postgres",
+                "probing",
                 "app",
             ],
         ),

@@ -1,11 +1,12 @@
 //! The command line.
 
 use crate::commands::{
-    completions, config, context, dsn, events, explain, failover, fence, history, list, member, pause,
-    resume, status, switchover, topology, unfence, version,
+    backup, completions, config, context, dsn, events, explain, failover, fence, history, list, member,
+    pause, restore, resume, status, switchover, topology, unfence, version, wal,
 };
-use crate::failure::EXIT_CODES;
+use crate::failure::{EXIT_CODES, Failure};
 use crate::output::Format;
+use crate::session::Session;
 use clap::{Parser, Subcommand};
 use std::time::Duration;
 
@@ -69,10 +70,32 @@ pub enum Command {
     Resume(resume::Args),
     Config(config::Args),
     Member(member::Args),
+    Backup(backup::Args),
+    Wal(wal::Args),
+    Restore(restore::Args),
     Dsn(dsn::Args),
     Context(context::Args),
     Completions(completions::Args),
     Version(version::Args),
+}
+
+/// What is given beside any command.
+#[derive(Debug)]
+pub struct Globals {
+    pub endpoint: Option<String>,
+    pub output: Format,
+    pub timeout: Duration,
+}
+
+impl Globals {
+    /// A session with the agents that were named.
+    ///
+    /// # Errors
+    /// What was given is no list of agents.
+    pub fn session(&self) -> Result<Session, Failure> {
+        let endpoints = crate::context::endpoints(self.endpoint.as_deref())?;
+        Ok(Session::new(endpoints, self.timeout))
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -20,6 +20,10 @@ pub enum Failure {
     Unreachable { tried: Vec<String> },
     /// The operator answered no. Exit code 5.
     Declined,
+    /// There is no such WAL, and that is known. Exit code 1; said to nobody, for a recovery asks for much that is not there.
+    Absent,
+    /// A recovery must stop here and not end. Exit code 200, which PostgreSQL takes for just that.
+    StopRecovery { message: String },
     /// Whoever read our output has gone. Exit code 0: `pgctl events | head` is no failure.
     OutputClosed,
 }
@@ -32,7 +36,8 @@ Exit codes:
   2  the command line makes no sense
   3  the outcome is unknown: look before anything else
   4  no agent could be reached
-  5  the question was answered with no";
+  5  the question was answered with no
+  200  wal get: the recovery must stop here, not end";
 
 impl Failure {
     /// The cluster refused, without a next step.
@@ -74,15 +79,28 @@ impl Failure {
         })
     }
 
+    /// What went wrong, on one line.
+    pub fn message(&self) -> String {
+        match self {
+            Failure::Refused { message, .. }
+            | Failure::Usage { message }
+            | Failure::Unknown { message, .. }
+            | Failure::StopRecovery { message } => message.clone(),
+            Failure::Unreachable { tried } => tried.join("; "),
+            Failure::Declined | Failure::OutputClosed | Failure::Absent => String::new(),
+        }
+    }
+
     /// The exit code.
     pub fn code(&self) -> u8 {
         match self {
             Failure::OutputClosed => 0,
-            Failure::Refused { .. } => 1,
+            Failure::Refused { .. } | Failure::Absent => 1,
             Failure::Usage { .. } => 2,
             Failure::Unknown { .. } => 3,
             Failure::Unreachable { .. } => 4,
             Failure::Declined => 5,
+            Failure::StopRecovery { .. } => 200,
         }
     }
 
@@ -112,7 +130,11 @@ impl Failure {
                 eprintln!("pgctl: nothing was done");
                 ""
             }
-            Failure::OutputClosed => "",
+            Failure::StopRecovery { message } => {
+                eprintln!("pgctl: {message}");
+                "the recovery stops here; mend what is wrong, and start the server again"
+            }
+            Failure::OutputClosed | Failure::Absent => "",
         };
         if !next.is_empty() {
             eprintln!("  next: {next}");

@@ -8,6 +8,7 @@ mod commands;
 mod context;
 mod failure;
 mod output;
+mod repositories;
 mod session;
 mod wall_time;
 

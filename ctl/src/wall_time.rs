@@ -1,5 +1,12 @@
 //! Wall-clock times for people: `2026-11-20 18:04:05 UTC`.
 
+/// The wall clock, for names and tables.
+#[expect(clippy::disallowed_methods, reason = "for people and names only")]
+pub fn now_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+}
+
 /// Milliseconds since 1970 as a date and time in UTC.
 pub fn utc(unix_ms: u64) -> String {
     let seconds = unix_ms / 1_000;

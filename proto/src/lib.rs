@@ -14,3 +14,8 @@ pub mod control {
 pub mod supervision {
     tonic::include_proto!("pgctl.supervision.v1");
 }
+
+/// Backups and the WAL archive.
+pub mod archive {
+    tonic::include_proto!("pgctl.archive.v1");
+}

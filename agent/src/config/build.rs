@@ -35,6 +35,7 @@ pub(super) fn build(reader: &mut Reader) -> Option<(NodeConfig, Vec<String>)> {
     let peer = peer(reader, own.as_ref(), stranger);
     let http = http(reader, peer.as_ref());
     let fencing = super::fencing::fencing(reader);
+    let repositories = super::archive::repositories(reader);
     let bootstrap = bootstrap(reader);
     let log = log(reader);
     let config = NodeConfig {
@@ -47,6 +48,7 @@ pub(super) fn build(reader: &mut Reader) -> Option<(NodeConfig, Vec<String>)> {
             Some(postgres) => Some(postgres?),
         },
         fencing,
+        repositories,
         bootstrap,
         log: log?,
     };

@@ -1,5 +1,5 @@
-use super::fencing;
 use super::model::{LogFormat, NodeConfig};
+use super::{archive, fencing};
 use agent_core::cluster::SETTING_KEYS;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -92,6 +92,7 @@ fn effective(config: &NodeConfig) -> Vec<(String, toml::Value)> {
     let timeout = i64::try_from(config.fencing.watchdog_timeout_s).unwrap_or(i64::MAX);
     values.push(("fencing.watchdog_timeout_s", toml::Value::Integer(timeout)));
     values.push(("fencing.devices", fencing::shown(&config.fencing.devices)));
+    values.push(("archive.repositories", archive::shown(&config.repositories)));
     values.push(("log.level", text(&config.log.level)));
     let format = match config.log.format {
         LogFormat::Text => "text",

@@ -160,6 +160,14 @@ const KEYS: &[(&str, &str, &str, &str)] = &[
          alone.",
     ),
     (
+        "archive.repositories",
+        "a list of { name, one of path and s3, compression, compression_level, and at most one of key_file, key_variable, \
+         key_command }",
+        "[]",
+        "Where WAL and base backups go (docs/backup.md): every file into each of them. Give the same list to every node. \
+         Without one, archiving is left to the operator. Takes effect with the next start of the server.",
+    ),
+    (
         "log.level",
         "error, warn, info, debug, trace, or tracing directives",
         "info",

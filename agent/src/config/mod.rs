@@ -4,6 +4,7 @@
 //! all at once. Settings of the whole cluster live in the replicated state instead; `[bootstrap]` only says what they
 //! are at its creation.
 
+mod archive;
 mod build;
 mod contradictions;
 mod dump;

@@ -1,6 +1,7 @@
 //! The configuration, checked: what the rest of the agent is given.
 
 use agent_core::cluster::Settings;
+use repository::RepositoryConfig;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -24,6 +25,8 @@ pub struct NodeConfig {
     pub bootstrap: Settings,
     /// `[fencing]`
     pub fencing: Fencing,
+    /// `[[archive.repositories]]`: WAL and backups go into each of them.
+    pub repositories: Vec<RepositoryConfig>,
     /// `[log]`
     pub log: Log,
 }

@@ -109,6 +109,12 @@ impl Instance {
         &self.inner.config.data_dir
     }
 
+    /// Who the server runs as: user and group.
+    #[must_use]
+    pub fn server_account(&self) -> (u32, u32) {
+        (self.inner.account.uid.as_raw(), self.inner.account.gid.as_raw())
+    }
+
     /// The postmaster's process id, `None` from the moment it is dead.
     #[must_use]
     pub fn postmaster(&self) -> watch::Receiver<Option<i32>> {

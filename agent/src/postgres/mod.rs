@@ -15,6 +15,7 @@
 //! | `pulse` | the small questions by which a hung server is told from a busy one |
 //! | `lifecycle`, `reload`, `standby`, `promote` | start, stop, configure, cut off, promote |
 //! | `epoch_row`, `roles`, `slots` | what the agents keep in the database |
+//! | `backup_source` | what the archive reads for a base backup |
 //! | `program`, `initdb`, `base_backup`, `rewind`, `fork_point`, `aside` | making, copying and mending data directories |
 //!
 //! *Invariant:* a server is only ever started as a standby; [`Instance::promote`] is the one way to a primary.
@@ -23,6 +24,7 @@
 
 mod account;
 mod aside;
+mod backup_source;
 mod base_backup;
 mod binaries;
 mod cgroup;

@@ -29,6 +29,7 @@ const DEFAULT_LIMITS: [(&str, u32); 4] = [
 const IDENTITY: &str = "the agents find the server by it";
 const ROOM: &str = "members, backups and rewinds need room for their connections";
 const PRIMARY_HAD: &str = "a standby does not start with less than the primary had";
+const ARCHIVE: &str = "the agent archives into the repositories that were configured";
 const FAST_LOSS: &str = "a lost connection must be noticed within seconds";
 
 /// Every owned setting with its value, in the order in which it is written.
@@ -192,6 +193,25 @@ pub fn owned(
             text("off"),
             "ALTER SYSTEM would change what the agents rely on",
         );
+    }
+
+    if let Some(command) = &config.archive_command {
+        own(
+            "archive_mode",
+            text("always"),
+            "a standby archives what a lost primary had not archived yet",
+        );
+        own("archive_command", command.clone(), ARCHIVE);
+        if major >= 15 {
+            own("archive_library", String::new(), ARCHIVE);
+        }
+        if user("archive_timeout").is_none() {
+            own(
+                "archive_timeout",
+                text("60s"),
+                "what was committed must be archived within a bounded time",
+            );
+        }
     }
 
     own(

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod backup;
 pub mod completions;
 pub mod config;
 pub mod context;
@@ -13,14 +14,16 @@ pub mod list;
 pub mod member;
 pub mod pause;
 pub mod pg_ctl;
+pub mod restore;
 pub mod resume;
 pub mod status;
 pub mod switchover;
 pub mod topology;
 pub mod unfence;
 pub mod version;
+pub mod wal;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Globals};
 use crate::failure::Failure;
 use crate::output::Format;
 use crate::session::Session;
@@ -40,6 +43,12 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             format: cli.output,
         })
     };
+    // These also work without any agent.
+    let globals = || Globals {
+        endpoint: cli.endpoint.clone(),
+        output: cli.output,
+        timeout: cli.timeout,
+    };
     match cli.command {
         Command::List(args) => list::run(&frame()?, &args).await,
         Command::Topology(args) => topology::run(&frame()?, &args).await,
@@ -56,6 +65,9 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         // Checks a profile without any agent.
         Command::Config(args) => config::run(frame, cli.output, &args).await,
         Command::Member(args) => member::run(&frame()?, &args).await,
+        Command::Backup(args) => backup::run(&globals(), &args).await,
+        Command::Wal(args) => wal::run(&globals(), &args).await,
+        Command::Restore(args) => restore::run(cli.output, &args).await,
         Command::Dsn(args) => dsn::run(&frame()?, &args).await,
         Command::Context(args) => context::run(cli.output, &args),
         Command::Completions(args) => completions::run(&args),

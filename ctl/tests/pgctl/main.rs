@@ -375,6 +375,9 @@ fn every_command_has_help_with_examples() {
         "resume",
         "config",
         "member",
+        "backup",
+        "wal",
+        "restore",
         "dsn",
         "context",
         "completions",
@@ -390,6 +393,12 @@ fn every_command_has_help_with_examples() {
         ("member", "add"),
         ("member", "remove"),
         ("context", "set"),
+        ("backup", "create"),
+        ("backup", "list"),
+        ("backup", "show"),
+        ("wal", "status"),
+        ("wal", "holes"),
+        ("wal", "get"),
     ] {
         let output = pgctl(&[nobody()], &[command, verb, "--help"]);
         assert!(

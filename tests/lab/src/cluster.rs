@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ pub struct ClusterBuilder {
     timing: String,
     sync_mode: String,
     parameters: BTreeMap<String, String>,
+    archive: toml::Table,
 }
 
 impl ClusterBuilder {
@@ -64,6 +65,17 @@ impl ClusterBuilder {
     /// A setting for every server.
     pub fn parameter(mut self, name: &str, value: &str) -> Self {
         self.parameters.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// A repository in that directory, which must exist, for WAL and backups of every node.
+    pub fn repository(mut self, path: &Path) -> Self {
+        let mut entry = toml::Table::new();
+        entry.insert("name".to_owned(), "main".into());
+        entry.insert("path".to_owned(), path.display().to_string().into());
+        entry.insert("compression_level".to_owned(), 1.into());
+        self.archive
+            .insert("repositories".to_owned(), toml::Value::Array(vec![entry.into()]));
         self
     }
 
@@ -126,6 +138,7 @@ impl ClusterBuilder {
                 },
                 postgres,
                 fencing: fencing(&self.lab),
+                archive: self.archive.clone(),
                 bootstrap: BootstrapSection {
                     timing: self.timing.clone(),
                     sync_mode: self.sync_mode.clone(),
@@ -168,6 +181,7 @@ impl Cluster {
             data_nodes: 3,
             witnesses: 0,
             bin_dir: None,
+            archive: toml::Table::new(),
             timing: "default".to_owned(),
             sync_mode: "quorum".to_owned(),
             parameters: parameters

@@ -23,6 +23,9 @@ pub struct NodeConfig {
     /// `[fencing]`, as it stands in the file.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub fencing: toml::Table,
+    /// `[archive]`, as it stands in the file.
+    #[serde(skip_serializing_if = "toml::Table::is_empty")]
+    pub archive: toml::Table,
     /// Used once, when the cluster is created.
     pub bootstrap: BootstrapSection,
 }
@@ -127,6 +130,7 @@ mod tests {
             http: Listen { listen: address },
             postgres: None,
             fencing: toml::Table::new(),
+            archive: toml::Table::new(),
             bootstrap: BootstrapSection {
                 timing: "default".to_owned(),
                 sync_mode: "quorum".to_owned(),

@@ -2,6 +2,7 @@
 //! the same check: all nodes back in sync, no acknowledged row lost, never two writers.
 
 mod agents;
+mod archive;
 mod bad_data;
 mod bad_luck;
 mod disks;

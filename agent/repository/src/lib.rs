@@ -1,0 +1,65 @@
+//! Backups and archived WAL in an object store.
+//!
+//! A repository is a directory or a bucket. Everything that a restore needs lies in it, in the open layout of
+//! `docs/repository.md`, so that it can be read when no agent is left. This crate links neither the agent nor `pgctl`; both
+//! use it.
+//!
+//! | file | does |
+//! |---|---|
+//! | `config` | what an operator says of a repository |
+//! | `store` | the object store behind deadlines: create if absent, read, list |
+//! | `envelope`, `codec`, `cipher`, `keys` | one object: header, compression, encryption |
+//! | `layout` | the names of objects |
+//! | `repository` | one repository opened: objects by name, whole or not at all |
+//! | `wal_name`, `page_header` | what a file in `pg_wal` is, and whether it is what its name says |
+//! | `wal` | archived WAL: put and get |
+//! | `inventory` | which segments are there, which are missing, and which belong to a line |
+//! | `tar`, `backup`, `catalogue` | base backups |
+//! | `plan`, `unpack` | what a restore would do, and doing it |
+//! | `recovery` | what a restored server may fetch, and what it must find |
+//!
+//! *Invariant:* an object is created once and never overwritten.
+//! *Invariant:* content is given out only after its hash was verified.
+//! *Invariant:* "it is not there" is said only by a store that was reached and is known to be the right one.
+
+#![forbid(unsafe_code)]
+
+mod backup;
+mod catalogue;
+mod cipher;
+mod codec;
+mod config;
+mod envelope;
+mod error;
+mod inventory;
+mod keys;
+mod layout;
+mod page_header;
+mod plan;
+mod recovery;
+mod repository;
+mod store;
+mod tar;
+mod timestamp;
+mod unpack;
+mod wal;
+mod wal_name;
+
+pub use backup::{BackupFacts, BackupWriter, Progress};
+pub use catalogue::{Catalogue, Part, backups};
+pub use cipher::Secret;
+pub use codec::Codec;
+pub use config::{Place, RepositoryConfig, S3};
+pub use envelope::{Header, Kind};
+pub use error::Error;
+pub use inventory::{Hole, Inventory, Span, inventory};
+pub use layout::Line;
+pub use page_header::{SegmentFacts, check_segment};
+pub use plan::{Plan, Target, Unplannable, plan};
+pub use recovery::RecoveryOrder;
+pub use repository::Repository;
+pub use store::Listed;
+pub use timestamp::{parse as parse_time, show as show_time};
+pub use unpack::{Unpacked, restore_into};
+pub use wal::{Fetched, Source, Stored, WalFileContent};
+pub use wal_name::{Segment, WalName};

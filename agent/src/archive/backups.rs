@@ -1,0 +1,278 @@
+//! Base backups: one at a time, told of to whoever asks.
+
+use super::Archive;
+use crate::ports::SourceFacts;
+use crate::wall_time::stamp;
+use proto::archive::archive_client::ArchiveClient;
+use proto::archive::{BackupOutcome, BackupProgress, SwitchWalRequest};
+use repository::{BackupFacts, BackupWriter, Catalogue, Line, Repository, inventory};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
+use tonic::transport::Endpoint;
+
+/// Bytes that are read from the server at once.
+const PIECE: usize = 256 << 10;
+/// How often progress is told.
+const TELL: Duration = Duration::from_millis(250);
+/// How long a finished backup waits for the WAL that it needs, before it is told to be incomplete.
+const WAL_WITHIN: Duration = Duration::from_secs(300);
+/// The segment with the backup's end is closed after this long, if it did not fill by itself.
+const SWITCH_AFTER: Duration = Duration::from_secs(1);
+/// A look lists the repository: each one is as long after the last as there were, up to the longest.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const LOOK_LONGEST: Duration = Duration::from_secs(10);
+
+/// The backup that is under way or was last.
+#[derive(Default)]
+pub(super) struct Desk {
+    current: Mutex<Option<(String, watch::Receiver<BackupProgress>)>>,
+}
+
+/// Why a backup cannot begin.
+pub(super) struct Busy {
+    pub id: String,
+}
+
+impl Desk {
+    /// The progress of backup `id`, which `begin` begins if it is not known.
+    pub(super) fn join_or_begin(
+        &self,
+        id: &str,
+        begin: impl FnOnce() -> watch::Receiver<BackupProgress>,
+    ) -> Result<watch::Receiver<BackupProgress>, Busy> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, progress)) = current.as_ref() {
+            if known == id {
+                return Ok(progress.clone());
+            }
+            if progress.borrow().outcome.is_none() && progress.has_changed().is_ok() {
+                return Err(Busy { id: known.clone() });
+            }
+        }
+        let progress = begin();
+        *current = Some((id.to_owned(), progress.clone()));
+        Ok(progress)
+    }
+}
+
+/// Takes a backup and tells of it.
+pub(super) fn begin(
+    archive: &Arc<Archive>,
+    id: &str,
+    max_rate_kb: Option<u32>,
+) -> watch::Receiver<BackupProgress> {
+    let (tell, told) = watch::channel(BackupProgress {
+        phase: "copying".to_owned(),
+        ..BackupProgress::default()
+    });
+    let (archive, id) = (Arc::clone(archive), id.to_owned());
+    let Some(runtime) = archive.runtime.handle().cloned() else {
+        return told;
+    };
+    runtime.spawn(async move {
+        let job = Job {
+            archive,
+            id,
+            tell,
+            begun: Instant::now(),
+        };
+        let outcome = job.run(max_rate_kb).await;
+        job.end(outcome);
+    });
+    told
+}
+
+struct Job {
+    archive: Arc<Archive>,
+    id: String,
+    tell: watch::Sender<BackupProgress>,
+    begun: Instant,
+}
+
+impl Job {
+    fn tell(&self, change: impl FnOnce(&mut BackupProgress)) {
+        self.tell.send_modify(|progress| {
+            progress.elapsed_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            change(progress);
+        });
+    }
+
+    async fn run(&self, max_rate_kb: Option<u32>) -> Result<Catalogue, String> {
+        let facts = self.archive.source.facts().await?;
+        let line = Line::new(&self.archive.config.cluster, facts.system_id);
+        let repositories = self
+            .archive
+            .doors
+            .plain(&line)
+            .await
+            .map_err(|error| error.to_string())?;
+        tracing::info!(backup = self.id, standby = facts.standby, "a base backup begins");
+        let entry = self.copy(&repositories, &line, facts, max_rate_kb).await?;
+        self.tell(|progress| "waiting-for-wal".clone_into(&mut progress.phase));
+        self.wait_for_wal(&repositories, &line, &entry).await?;
+        Ok(entry)
+    }
+
+    async fn copy(
+        &self,
+        repositories: &[Repository],
+        line: &Line,
+        facts: SourceFacts,
+        max_rate_kb: Option<u32>,
+    ) -> Result<Catalogue, String> {
+        let facts = BackupFacts {
+            id: self.id.clone(),
+            line: line.clone(),
+            system_id: facts.system_id,
+            node: self.archive.config.node.clone(),
+            from_standby: facts.standby,
+            server_version: facts.server_version,
+            segment_bytes: facts.segment_bytes,
+            begun_ms: now_ms(),
+        };
+        let mut writer = BackupWriter::begin(repositories, facts)
+            .await
+            .map_err(|error| error.to_string())?;
+        let mut stream = self.archive.source.stream(max_rate_kb).await?;
+        let mut piece = vec![0; PIECE];
+        let mut told = Instant::now();
+        loop {
+            let length = stream
+                .bytes()
+                .read(&mut piece)
+                .await
+                .map_err(|error| format!("the server's archive cannot be read: {error}"))?;
+            if length == 0 {
+                break;
+            }
+            if let Err(error) = writer.write(&piece[..length]).await {
+                return Err(error.to_string());
+            }
+            if told.elapsed() >= TELL {
+                told = Instant::now();
+                let done = writer.progress();
+                self.tell(|progress| {
+                    progress.bytes = done.bytes;
+                    progress.stored_bytes = done.stored_bytes;
+                });
+            }
+        }
+        stream.ended().await?;
+        let entry = writer.finish(now_ms()).await.map_err(|error| error.to_string())?;
+        self.tell(|progress| {
+            progress.bytes = entry.bytes;
+            progress.stored_bytes = entry.stored_bytes;
+        });
+        Ok(entry)
+    }
+
+    /// A backup is of use only with the WAL up to its end, in every repository.
+    async fn wait_for_wal(
+        &self,
+        repositories: &[Repository],
+        line: &Line,
+        entry: &Catalogue,
+    ) -> Result<(), String> {
+        let begun = Instant::now();
+        let mut switched = false;
+        let mut pause = LOOK_AGAIN;
+        loop {
+            let mut lacks = None;
+            for repository in repositories {
+                let there = inventory(repository, line)
+                    .await
+                    .map_err(|error| error.to_string())?;
+                if let Some(hole) = entry.lacks(&there).into_iter().next() {
+                    lacks = Some((repository.name().to_owned(), hole));
+                }
+            }
+            let Some((repository, hole)) = lacks else {
+                return Ok(());
+            };
+            if begun.elapsed() >= WAL_WITHIN {
+                return Err(format!(
+                    "the data is safe in the repository, and the WAL that it needs is not: {} to {} are not archived in \
+                     {repository}. See `pgctl wal status`; the backup is complete once they are",
+                    hole.first, hole.last
+                ));
+            }
+            if !switched && begun.elapsed() >= SWITCH_AFTER {
+                switched = true;
+                if let Err(error) = self.switch_wal().await {
+                    tracing::info!(
+                        error,
+                        "the primary's segment is not closed early; it is waited for"
+                    );
+                }
+            }
+            self.tell(|progress| {
+                progress.message = format!("{} to {} in {repository}", hole.first, hole.last)
+            });
+            tokio::time::sleep(pause).await;
+            pause = (pause + LOOK_AGAIN).min(LOOK_LONGEST);
+        }
+    }
+
+    /// Has the primary close its segment.
+    async fn switch_wal(&self) -> Result<(), String> {
+        let sight = (self.archive.sight)();
+        if sight.holds {
+            self.archive.source.switch_wal().await?;
+            return Ok(());
+        }
+        let holder = sight.holder.ok_or("there is no primary")?;
+        let endpoint =
+            Endpoint::from_shared(format!("http://{holder}")).map_err(|error| error.to_string())?;
+        let channel = endpoint
+            .connect_timeout(Duration::from_secs(2))
+            .timeout(Duration::from_secs(5))
+            .connect()
+            .await
+            .map_err(|error| format!("{holder}: {error}"))?;
+        let asked = ArchiveClient::new(channel).switch_wal(SwitchWalRequest {}).await;
+        asked.map(|_| ()).map_err(|status| status.message().to_owned())
+    }
+
+    fn end(&self, outcome: Result<Catalogue, String>) {
+        let node = self.archive.config.node.clone();
+        self.tell(|progress| match outcome {
+            Ok(entry) => {
+                tracing::info!(
+                    backup = self.id,
+                    bytes = entry.bytes,
+                    stored = entry.stored_bytes,
+                    "the base backup is complete"
+                );
+                "done".clone_into(&mut progress.phase);
+                progress.message = String::new();
+                progress.outcome = Some(BackupOutcome {
+                    succeeded: true,
+                    id: entry.id,
+                    node,
+                    timeline: entry.timeline.0,
+                    start_lsn: entry.start.to_string(),
+                    stop_lsn: entry.stop.to_string(),
+                    bytes: entry.bytes,
+                    stored_bytes: entry.stored_bytes,
+                });
+            }
+            Err(error) => {
+                tracing::error!(backup = self.id, error, "the base backup failed");
+                "failed".clone_into(&mut progress.phase);
+                progress.message = error;
+                progress.outcome = Some(BackupOutcome {
+                    succeeded: false,
+                    id: self.id.clone(),
+                    node,
+                    ..BackupOutcome::default()
+                });
+            }
+        });
+    }
+}
+
+fn now_ms() -> i64 {
+    i64::try_from(stamp().0).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,129 @@
+//! WAL and backups into the repositories of the configuration.
+//!
+//! The server runs `pgctl-wal` for each file; that asks this room over a Unix socket. Every node archives (`archive_mode =
+//! always`): what a lost primary had received and not archived is in the `pg_wal` of a standby, and that archives it. As a
+//! rule the primary was quicker, and a standby only compares hashes.
+//!
+//! | file | does |
+//! |---|---|
+//! | `command` | what the server is told to run |
+//! | `socket` | answers `pgctl-wal` |
+//! | `push` | one file into every repository, with those that come next looked at ahead |
+//! | `ready` | which files the server waits to have archived, and in which order |
+//! | `sight`, `placement` | what of the replicated state counts here; whether WAL lies beyond a fork |
+//! | `doors` | the repositories, opened when they can be |
+//! | `tally` | what was done and what failed |
+//! | `backups` | base backups, one at a time |
+//! | `service` | all of this for `pgctl` |
+//!
+//! *Invariant:* nothing here is waited for by the node's loop, the lease or a promotion; it has a runtime of its own.
+//! *Invariant:* "archived" is said only when every repository has the file, durably.
+
+mod backups;
+mod command;
+mod doors;
+mod placement;
+mod push;
+mod ready;
+mod service;
+mod sight;
+mod socket;
+mod tally;
+
+pub use command::{archive_command, socket_path};
+pub use service::ArchiveService;
+pub use sight::Sight;
+
+use crate::ports::BackupSource;
+use doors::Doors;
+use push::Pusher;
+use repository::RepositoryConfig;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// What the archive is told once.
+#[derive(Debug, Clone)]
+pub struct ArchiveConfig {
+    pub cluster: String,
+    /// This node's name.
+    pub node: String,
+    pub data_dir: PathBuf,
+    /// Where the agent keeps its own files.
+    pub state_dir: PathBuf,
+    /// Where `pgctl-wal` asks.
+    pub socket: PathBuf,
+    /// Who the server runs as: user and group.
+    pub owner: (u32, u32),
+    pub repositories: Vec<RepositoryConfig>,
+}
+
+/// The archive of this node.
+pub struct Archive {
+    config: ArchiveConfig,
+    source: Arc<dyn BackupSource>,
+    pusher: Arc<Pusher>,
+    doors: Arc<Doors>,
+    sight: Arc<dyn Fn() -> Sight + Send + Sync>,
+    backups: backups::Desk,
+    runtime: OwnRuntime,
+}
+
+/// Compressing and a slow store must not take threads from what keeps the lease.
+struct OwnRuntime(Option<Runtime>);
+
+impl OwnRuntime {
+    fn handle(&self) -> Option<&Handle> {
+        self.0.as_ref().map(Runtime::handle)
+    }
+}
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // A store that hangs must not keep the agent from ending.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Archive {
+    /// Starts to answer `pgctl-wal`.
+    ///
+    /// # Errors
+    /// No threads are to be had.
+    pub fn start(
+        config: ArchiveConfig,
+        source: Arc<dyn BackupSource>,
+        sight: impl Fn() -> Sight + Send + Sync + 'static,
+    ) -> std::io::Result<Arc<Archive>> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(6)
+            .thread_name("archive")
+            .enable_all()
+            .build()?;
+        let sight: Arc<dyn Fn() -> Sight + Send + Sync> = Arc::new(sight);
+        let doors = Arc::new(Doors::new(&config));
+        let pusher = Arc::new(Pusher::new(
+            config.clone(),
+            Arc::clone(&source),
+            Arc::clone(&doors),
+            Arc::clone(&sight),
+        ));
+        runtime.spawn(socket::serve(
+            config.socket.clone(),
+            config.owner,
+            Arc::clone(&pusher),
+        ));
+        Ok(Arc::new(Archive {
+            config,
+            source,
+            pusher,
+            doors,
+            sight,
+            backups: backups::Desk::default(),
+            runtime: OwnRuntime(Some(runtime)),
+        }))
+    }
+}

@@ -1,0 +1,173 @@
+//! What a base backup is read from: the server's own copy of its data directory, as one archive.
+
+use super::session::Session;
+use super::{Instance, PgError};
+use crate::ports::{ArchiveStream, BackupSource, SourceFacts};
+use agent_core::pg::{ControlState, Lsn, SystemId, TimelineHistory, TimelineId};
+use futures::future::BoxFuture;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::Child;
+
+const SQL_WITHIN: Duration = Duration::from_secs(5);
+/// How much of what the program says is kept, in lines.
+const SAID_LINES: usize = 8;
+
+impl Instance {
+    async fn source_facts(&self) -> Result<SourceFacts, PgError> {
+        let control = self.existing_control()?;
+        let session = self.session(&[], SQL_WITHIN).await?;
+        let standby = session
+            .text(
+                "ask whether it is a standby",
+                "SELECT pg_is_in_recovery()",
+                SQL_WITHIN,
+            )
+            .await?;
+        Ok(SourceFacts {
+            system_id: control.file.system_id,
+            segment_bytes: control.segment_size,
+            server_version: self.version_num(),
+            standby: standby.as_deref() != Some("f"),
+        })
+    }
+
+    /// The server's archive of its data directory, WAL that makes it consistent included. A slot that ends with the stream
+    /// keeps that WAL meanwhile.
+    async fn archive_stream(&self, max_rate_kb: Option<u32>) -> Result<ServerArchive, PgError> {
+        let session = self.session(&[], SQL_WITHIN).await?;
+        let slot =
+            "SELECT pg_create_physical_replication_slot('pgctlbackup_' || pg_backend_pid(), true, true)";
+        session.execute("keep WAL for a backup", slot, SQL_WITHIN).await?;
+        let path = self.binaries().program("pg_basebackup");
+        let process = |action: &str| {
+            let action = format!("{action} {}", path.display());
+            move |source| PgError::Process { action, source }
+        };
+        let mut command = self.account().command(&path, |_| {});
+        command
+            .args([
+                "--pgdata=-",
+                "--format=tar",
+                "--wal-method=fetch",
+                "--checkpoint=fast",
+            ])
+            .args(["--no-password", "--label=pgctl"])
+            .arg(format!("--host={}", self.config().socket_dir.display()))
+            .arg(format!("--port={}", self.config().port))
+            .arg(format!("--username={}", super::hba::AGENT_ROLE));
+        if let Some(rate) = max_rate_kb {
+            command.arg(format!("--max-rate={rate}k"));
+        }
+        command.env("LC_ALL", "C").env("PGAPPNAME", "pgctl-backup");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut command = tokio::process::Command::from(command);
+        let mut child = command.kill_on_drop(true).spawn().map_err(process("start"))?;
+        let no_pipe = || std::io::Error::other("it has no pipe");
+        let output = child
+            .stdout
+            .take()
+            .ok_or_else(no_pipe)
+            .map_err(process("read from"))?;
+        let errors = child
+            .stderr
+            .take()
+            .ok_or_else(no_pipe)
+            .map_err(process("read from"))?;
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&said);
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(errors).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                if kept.len() < SAID_LINES {
+                    kept.push(line);
+                }
+            }
+        });
+        Ok(ServerArchive {
+            output: Box::new(output),
+            child,
+            said,
+            _slot: session,
+        })
+    }
+
+    async fn close_segment(&self) -> Result<Lsn, PgError> {
+        let doing = "switch to a new WAL segment";
+        let session = self.session(&[], SQL_WITHIN).await?;
+        let lsn = session.text(doing, "SELECT pg_switch_wal()", SQL_WITHIN).await?;
+        lsn.and_then(|lsn| lsn.parse().ok()).ok_or(PgError::Deadline {
+            doing,
+            after: SQL_WITHIN,
+            why: "the server gave no position".to_owned(),
+        })
+    }
+}
+
+struct ServerArchive {
+    output: Box<dyn AsyncRead + Send + Unpin>,
+    child: Child,
+    said: Arc<Mutex<Vec<String>>>,
+    /// Its temporary slot goes with it.
+    _slot: Session,
+}
+
+impl ArchiveStream for ServerArchive {
+    fn bytes(&mut self) -> &mut (dyn AsyncRead + Send + Unpin) {
+        &mut self.output
+    }
+
+    fn ended(&mut self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let status = self.child.wait().await.map_err(|error| error.to_string())?;
+            if status.success() {
+                return Ok(());
+            }
+            let said = self
+                .said
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .join(" | ");
+            Err(format!("pg_basebackup: {status}: {said}"))
+        })
+    }
+}
+
+impl BackupSource for Instance {
+    fn facts(&self) -> BoxFuture<'_, Result<SourceFacts, String>> {
+        Box::pin(async move { self.source_facts().await.map_err(|error| error.to_string()) })
+    }
+
+    fn stream(&self, max_rate_kb: Option<u32>) -> BoxFuture<'_, Result<Box<dyn ArchiveStream>, String>> {
+        Box::pin(async move {
+            let stream = self
+                .archive_stream(max_rate_kb)
+                .await
+                .map_err(|error| error.to_string())?;
+            Ok(Box::new(stream) as Box<dyn ArchiveStream>)
+        })
+    }
+
+    fn switch_wal(&self) -> BoxFuture<'_, Result<Lsn, String>> {
+        Box::pin(async move { self.close_segment().await.map_err(|error| error.to_string()) })
+    }
+
+    fn history_of(&self, timeline: TimelineId) -> Option<TimelineHistory> {
+        self.history(timeline).ok()
+    }
+
+    fn identity(&self) -> Option<(SystemId, bool)> {
+        let control = self.control_data().ok().flatten()?;
+        let stopping = matches!(
+            control.file.state,
+            ControlState::ShutDown | ControlState::ShutDownInRecovery | ControlState::ShuttingDown
+        );
+        Some((control.file.system_id, stopping))
+    }
+}

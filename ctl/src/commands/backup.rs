@@ -1,0 +1,54 @@
+//! `pgctl backup`: base backups.
+
+mod create;
+mod list;
+
+use crate::cli::Globals;
+use crate::failure::Failure;
+use crate::repositories::Which;
+use clap::Subcommand;
+
+/// Takes base backups and shows them
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pgctl backup create                     # on the best standby, or the primary if there is none
+  pgctl backup create --node n3 --max-rate-mb 50
+  pgctl backup list
+  pgctl backup show 20261121T074242Z-3f2a
+  pgctl backup list --config /root/repository.toml --cluster demo    # with no agent left")]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Takes a full backup of a running server into every repository
+    ///
+    /// It is done when the WAL that it needs is archived as well. If this command is broken off, the backup goes on.
+    #[command(after_help = "Examples:\n  pgctl backup create\n  pgctl backup create --node n2 -o json")]
+    Create(create::Args),
+    /// Lists the backups in a repository, read without any agent
+    #[command(after_help = "Examples:\n  pgctl backup list\n  pgctl backup list --repository far -o json")]
+    List {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Shows one backup, and what of its WAL is missing
+    #[command(after_help = "Examples:\n  pgctl backup show 20261121T074242Z-3f2a")]
+    Show {
+        #[arg(value_name = "BACKUP")]
+        id: String,
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
+    match &args.verb {
+        Verb::Create(args) => create::run(globals, args).await,
+        Verb::List { which } => list::list(globals.output, which).await,
+        Verb::Show { id, which } => list::show(globals.output, which, id).await,
+    }
+}

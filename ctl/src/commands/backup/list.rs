@@ -1,0 +1,150 @@
+//! `pgctl backup list` and `show`
+
+use crate::failure::Failure;
+use crate::output::{self, Format, bytes};
+use crate::repositories::{Which, refused};
+use crate::wall_time::{span, utc};
+use repository::{Catalogue, Hole, Inventory, backups, inventory};
+use serde::Serialize;
+
+/// A backup as it is shown.
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a str,
+    /// complete, or waiting-for-wal
+    state: &'a str,
+    node: &'a str,
+    from_standby: bool,
+    timeline: u32,
+    start_lsn: String,
+    stop_lsn: String,
+    begun_unix_ms: i64,
+    ended_unix_ms: i64,
+    bytes: u64,
+    stored_bytes: u64,
+    parts: usize,
+    server_version: u32,
+    missing_wal: Vec<Hole>,
+}
+
+fn shown<'a>(entry: &'a Catalogue, there: &Inventory) -> Shown<'a> {
+    let missing_wal = entry.lacks(there);
+    Shown {
+        id: &entry.id,
+        state: if missing_wal.is_empty() {
+            "complete"
+        } else {
+            "waiting-for-wal"
+        },
+        node: &entry.node,
+        from_standby: entry.from_standby,
+        timeline: entry.timeline.0,
+        start_lsn: entry.start.to_string(),
+        stop_lsn: entry.stop.to_string(),
+        begun_unix_ms: entry.begun_ms,
+        ended_unix_ms: entry.ended_ms,
+        bytes: entry.bytes,
+        stored_bytes: entry.stored_bytes,
+        parts: entry.parts.len(),
+        server_version: entry.server_version,
+        missing_wal,
+    }
+}
+
+pub async fn list(format: Format, which: &Which) -> Result<(), Failure> {
+    let opened = which.open().await?;
+    let there = inventory(&opened.repository, &opened.line)
+        .await
+        .map_err(refused)?;
+    let entries = backups(&opened.repository, &opened.line).await.map_err(refused)?;
+    let all: Vec<Shown> = entries.iter().map(|entry| shown(entry, &there)).collect();
+    if format == Format::Json {
+        return output::json(&all);
+    }
+    let headings = [
+        "BACKUP", "STATE", "ENDED", "TOOK", "NODE", "TIMELINE", "STOP", "SIZE", "STORED",
+    ];
+    let rows = all.iter().map(|backup| {
+        vec![
+            backup.id.to_owned(),
+            backup.state.to_owned(),
+            utc(milliseconds(backup.ended_unix_ms)),
+            span(milliseconds(backup.ended_unix_ms - backup.begun_unix_ms)),
+            backup.node.to_owned(),
+            backup.timeline.to_string(),
+            backup.stop_lsn.clone(),
+            bytes(backup.bytes),
+            bytes(backup.stored_bytes),
+        ]
+    });
+    output::table(&headings, rows)
+}
+
+pub async fn show(format: Format, which: &Which, id: &str) -> Result<(), Failure> {
+    let opened = which.open().await?;
+    let there = inventory(&opened.repository, &opened.line)
+        .await
+        .map_err(refused)?;
+    let entries = backups(&opened.repository, &opened.line).await.map_err(refused)?;
+    let entry = entries.iter().find(|entry| entry.id == id).ok_or_else(|| {
+        Failure::refused(
+            "no-such-backup",
+            format!("there is no finished backup {id}: see `pgctl backup list`"),
+        )
+    })?;
+    let backup = shown(entry, &there);
+    if format == Format::Json {
+        return output::json(&backup);
+    }
+    let missing: Vec<String> = backup
+        .missing_wal
+        .iter()
+        .map(|hole| format!("{} to {}", hole.first, hole.last))
+        .collect();
+    let lines = [
+        ("backup", backup.id.to_owned()),
+        ("state", backup.state.to_owned()),
+        (
+            "of",
+            format!(
+                "{} ({})",
+                backup.node,
+                if backup.from_standby { "standby" } else { "primary" }
+            ),
+        ),
+        ("begun", utc(milliseconds(backup.begun_unix_ms))),
+        ("ended", utc(milliseconds(backup.ended_unix_ms))),
+        ("server version", backup.server_version.to_string()),
+        ("timeline", backup.timeline.to_string()),
+        (
+            "WAL needed",
+            format!("{} to {}", backup.start_lsn, backup.stop_lsn),
+        ),
+        (
+            "WAL missing",
+            if missing.is_empty() {
+                "none".to_owned()
+            } else {
+                missing.join(", ")
+            },
+        ),
+        (
+            "size",
+            format!(
+                "{} in {} parts, {} stored",
+                bytes(backup.bytes),
+                backup.parts,
+                bytes(backup.stored_bytes)
+            ),
+        ),
+        ("hash", entry.hash.clone()),
+    ];
+    for (name, value) in lines {
+        output::line(format!("{name:<15} {value}"))?;
+    }
+    Ok(())
+}
+
+fn milliseconds(ms: i64) -> u64 {
+    u64::try_from(ms).unwrap_or(0)
+}
