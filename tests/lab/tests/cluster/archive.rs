@@ -248,6 +248,8 @@ async fn a_dropped_table_comes_back_from_the_repository_alone() -> Result<()> {
     // It may have stopped by the time somebody asks.
     let _ = rescue.start_only();
     wait_until("the server has stopped", DEADLINE, || async {
+        let said = rescue.said();
+        ensure!(said.contains("the recovery stops here"), "{said}");
         ensure!(rescue.host.postmaster_pid(&rescue.into).is_none(), "it runs");
         Ok(())
     })
