@@ -26,8 +26,8 @@ const ORDER: &str = "pgctl.recovery.json";
 /// Restores a backup into an empty directory, and prepares its recovery to a point in time
 ///
 /// Reads the repository itself: no agent is needed, and none is asked. Run it as the user that will run the server.
-/// Nothing is overwritten, and the restored server archives nothing and follows nobody. With a target it stops there and
-/// waits, readable, unless --action says otherwise.
+/// Nothing is overwritten, and the restored server archives nothing and follows nobody. At the
+/// target it becomes writable, on a timeline of its own, unless --action says otherwise.
 #[derive(Debug, clap::Args)]
 #[command(
     group = ArgGroup::new("target").args(["to_time", "to_lsn", "to_xid", "to_name", "to_immediate"]),
@@ -64,7 +64,7 @@ pub struct Args {
     #[arg(long, requires = "target")]
     exclusive: bool,
     /// What the server does at the target
-    #[arg(long, value_enum, default_value = "pause", value_name = "ACTION")]
+    #[arg(long, value_enum, default_value = "promote", value_name = "ACTION")]
     action: Action,
     /// Begin with this backup, instead of the newest before the target
     #[arg(long, value_name = "BACKUP")]
@@ -84,7 +84,8 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Action {
-    /// Stop replaying; the server can be read, and goes on with pg_wal_replay_resume()
+    /// Stop replaying; the server can be read, and goes on with pg_wal_replay_resume(). Locks of transactions that were under
+    /// way then are held: a table that is about to be dropped cannot be read
     Pause,
     /// Become writable
     Promote,

@@ -210,16 +210,17 @@ async fn a_dropped_table_comes_back_from_the_repository_alone() -> Result<()> {
         cluster.node_mut(&name).power_off()?;
     }
     let rescue = Rescue::new(&lab, &cluster, "bare").await?;
-    let targets: [&[&str]; 4] = [
+    // At a time the server may stop within the transaction that drops the table, whose lock is taken already: promoted, it
+    // lets go of that.
+    let targets: [&[&str]; 3] = [
         &["--to-time", &before],
-        &["--to-lsn", &lsn],
+        &["--to-lsn", &lsn, "--action", "pause"],
         &["--to-name", "before the drop"],
-        &["--to-name", "before the drop", "--action", "promote"],
     ];
     for target in targets {
         rescue.restore(target).with_context(|| format!("{target:?}"))?;
         rescue.start().await?;
-        let promotes = target.contains(&"promote");
+        let promotes = !target.contains(&"pause");
         let reached = wait_until("recovery has reached its target", DEADLINE, || async {
             let asked = if promotes {
                 "SELECT NOT pg_is_in_recovery()"
@@ -248,15 +249,12 @@ async fn a_dropped_table_comes_back_from_the_repository_alone() -> Result<()> {
     // It may have stopped by the time somebody asks.
     let _ = rescue.start_only();
     wait_until("the server has stopped", DEADLINE, || async {
+        let said = rescue.said();
+        ensure!(said.contains("the recovery stops here"), "{said}");
         ensure!(rescue.host.postmaster_pid(&rescue.into).is_none(), "it runs");
         Ok(())
     })
     .await?;
-    ensure!(
-        rescue.said().contains("the recovery stops here"),
-        "{}",
-        rescue.said()
-    );
     ensure!(
         fs::exists(rescue.into.join("recovery.signal"))?,
         "it was promoted without its last WAL: {}",
@@ -304,15 +302,13 @@ async fn what_a_lost_primary_had_not_archived_is_archived_by_a_standby() -> Resu
             .join(format!(".pgctl-wal.{}", postgres.listen.port())),
     )?;
     for _ in 0..4 {
-        let acked = scene.writer.acked();
-        scene.writer.wait_for_acks(acked + 20, DEADLINE).await?;
+        scene.writer.wait_for_acks(20, DEADLINE).await?;
         sql::query(postgres.listen, "SELECT pg_switch_wal()").await?;
     }
     let off: Mono = scene.cluster.node_mut(&first).power_off()?;
     let second = scene.writable_after(off).await?;
     ensure!(second != first, "a node without power cannot be the primary");
-    let acked = scene.writer.acked();
-    scene.writer.wait_for_acks(acked + 50, DEADLINE).await?;
+    scene.writer.wait_for_acks(50, DEADLINE).await?;
     scene.cluster.node_mut(&first).start().await?;
     let primary = scene.cluster.wait_all_in_sync(RECOVERY).await?;
     let history = scene.writer.stop().await;
