@@ -1,1 +1,6 @@
-pub mod model; pub mod text;
+//! What a schema change does to a running PostgreSQL, judged from its text.
+
+pub mod catalog;
+pub mod model;
+pub mod read;
+pub mod text;

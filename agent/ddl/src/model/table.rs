@@ -130,8 +130,6 @@ pub enum TableAction {
         child: Name,
         /// `FOR VALUES ...` or `DEFAULT`.
         bound: String,
-        /// For an index: the children are indexes.
-        index: bool,
     },
     DetachPartition {
         child: Name,

@@ -86,7 +86,6 @@ impl Cursor<'_, '_> {
             TableAction::AttachPartition {
                 child,
                 bound: self.text(self.rest()),
-                index: false,
             }
         } else if self.eat("detach partition") {
             TableAction::DetachPartition {
