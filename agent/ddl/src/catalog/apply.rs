@@ -2,8 +2,8 @@
 
 use super::{Catalog, Domain, Index, Kind, Sequence, Table};
 use crate::model::{
-    Act, AlteredKind, Column, Constraint, ConstraintKind, DomainAct, DroppedKind, IndexAct, Name, SequenceAct,
-    TableAction,
+    Act, AlteredKind, Column, Constraint, ConstraintKind, DomainAct, DroppedKind, IndexAct, Name,
+    SequenceAct, TableAction,
 };
 
 impl Catalog {
@@ -11,7 +11,9 @@ impl Catalog {
     pub fn apply(&mut self, act: &Act) {
         match act {
             Act::CreateTable { .. } => self.create_table(act),
-            Act::AlterTable { kind, table, parts, .. } => {
+            Act::AlterTable {
+                kind, table, parts, ..
+            } => {
                 let mut table = self.resolve(table);
                 for part in parts {
                     self.alter_table(*kind, &mut table, &part.action);
@@ -66,7 +68,11 @@ impl Catalog {
                 if *or_replace && self.tables.contains_key(&view) {
                     return;
                 }
-                let kind = if *materialized { Kind::MaterializedView } else { Kind::View };
+                let kind = if *materialized {
+                    Kind::MaterializedView
+                } else {
+                    Kind::View
+                };
                 let mut table = Table::new(kind, self.judging);
                 table.reads = reads.iter().map(|name| self.resolve(name)).collect();
                 self.tables.insert(view, table);
@@ -119,8 +125,14 @@ impl Catalog {
                 }
             }
             Act::Set { name, value, .. } if name == "search_path" => {
-                let first = value.split(',').next().unwrap_or_default().trim().trim_matches(['\'', '"']);
-                let plain = first.is_empty() || first == "public" || first == "default" || first == "pg_catalog";
+                let first = value
+                    .split(',')
+                    .next()
+                    .unwrap_or_default()
+                    .trim()
+                    .trim_matches(['\'', '"']);
+                let plain =
+                    first.is_empty() || first == "public" || first == "default" || first == "pg_catalog";
                 self.search_path = (!plain).then(|| first.to_owned());
             }
             _ => {}
@@ -210,7 +222,10 @@ impl Catalog {
         }
         match &mut constraint.kind {
             ConstraintKind::Unique { columns, index } | ConstraintKind::PrimaryKey { columns, index } => {
-                if let Some(old) = index.as_ref().and_then(|old| self.indexes.remove(&table.beside(old.clone()))) {
+                if let Some(old) = index
+                    .as_ref()
+                    .and_then(|old| self.indexes.remove(&table.beside(old.clone())))
+                {
                     columns.extend(old.keys.iter().flatten().cloned());
                 }
                 let index = Index {
@@ -350,7 +365,12 @@ impl Catalog {
             index.table = to.clone();
         }
         for table in self.tables.values_mut() {
-            for parent in table.parents.iter_mut().chain(&mut table.reads).filter(|parent| **parent == *from) {
+            for parent in table
+                .parents
+                .iter_mut()
+                .chain(&mut table.reads)
+                .filter(|parent| **parent == *from)
+            {
                 *parent = to.clone();
             }
         }
@@ -388,7 +408,10 @@ impl Catalog {
             DroppedKind::Domain | DroppedKind::Type => {
                 self.domains.remove(name);
             }
-            DroppedKind::Table | DroppedKind::ForeignTable | DroppedKind::View | DroppedKind::MaterializedView => {
+            DroppedKind::Table
+            | DroppedKind::ForeignTable
+            | DroppedKind::View
+            | DroppedKind::MaterializedView => {
                 let children: Vec<Name> = self
                     .descendants(name)
                     .into_iter()

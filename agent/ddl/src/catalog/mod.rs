@@ -78,7 +78,9 @@ impl Catalog {
     #[must_use]
     pub fn resolve(&self, name: &Name) -> Name {
         let known = |name: &Name| {
-            self.tables.contains_key(name) || self.indexes.contains_key(name) || self.sequences.contains_key(name)
+            self.tables.contains_key(name)
+                || self.indexes.contains_key(name)
+                || self.sequences.contains_key(name)
         };
         if name.schema.is_some() || known(name) {
             return name.clone();
@@ -180,7 +182,9 @@ impl Catalog {
     }
 
     pub fn indexes_of<'a>(&'a self, table: &'a Name) -> impl Iterator<Item = (&'a Name, &'a Index)> {
-        self.indexes.iter().filter(move |(_, index)| index.table == *table)
+        self.indexes
+            .iter()
+            .filter(move |(_, index)| index.table == *table)
     }
 
     /// The tables with a column of the domain.
@@ -252,7 +256,9 @@ impl Table {
                 !constraint.not_valid
                     && match &constraint.kind {
                         ConstraintKind::NotNull { column: named } => named == column,
-                        ConstraintKind::PrimaryKey { columns, .. } => columns.iter().any(|name| name == column),
+                        ConstraintKind::PrimaryKey { columns, .. } => {
+                            columns.iter().any(|name| name == column)
+                        }
                         _ => false,
                     }
             })

@@ -6,7 +6,9 @@ use crate::model::TypeName;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// Only the catalogue changes. `same_operators`: indexes on the column stay as they are.
-    Free { same_operators: bool },
+    Free {
+        same_operators: bool,
+    },
     /// timestamp and timestamptz: free while the session's time zone is UTC; indexes are rebuilt.
     FreeInUtc,
     Rewrite,
@@ -36,7 +38,11 @@ pub fn type_change(domains: &impl Domains, old: Option<&TypeName>, new: &TypeNam
     // A domain's values are stored as its base type's; only its constraints have to be checked.
     if let Some(domain) = domains.domain(new) {
         if domain.constrained {
-            return if old.base == new.base { FREE } else { Change::Rewrite };
+            return if old.base == new.base {
+                FREE
+            } else {
+                Change::Rewrite
+            };
         }
         return type_change(domains, Some(old), &domain.base);
     }
@@ -119,8 +125,8 @@ fn unknown(new: &TypeName) -> Change {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::read;
     use crate::model::Act;
+    use crate::read;
 
     /// The type as the reader reads it.
     fn ty(written: &str) -> TypeName {

@@ -244,7 +244,11 @@ pub enum SequenceAct {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DomainAct {
-    AddConstraint { not_valid: bool, name: Option<String>, body: String },
+    AddConstraint {
+        not_valid: bool,
+        name: Option<String>,
+        body: String,
+    },
     ValidateConstraint(String),
     SetNotNull,
     DropConstraint,

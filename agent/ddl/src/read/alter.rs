@@ -131,7 +131,14 @@ impl Cursor<'_, '_> {
     }
 
     fn add(&mut self) -> Option<TableAction> {
-        const CONSTRAINTS: &[&str] = &["constraint", "check", "unique", "primary key", "foreign key", "exclude"];
+        const CONSTRAINTS: &[&str] = &[
+            "constraint",
+            "check",
+            "unique",
+            "primary key",
+            "foreign key",
+            "exclude",
+        ];
         let constraint = CONSTRAINTS.iter().any(|word| self.at(word)) || self.at("not null");
         if constraint {
             return self.table_constraint().map(TableAction::AddConstraint);

@@ -27,7 +27,11 @@ impl Cursor<'_, '_> {
     /// A column: its name, its type, its clauses, up to the end of the cursor.
     pub fn column(&mut self) -> Option<Column> {
         let name = self.ident()?;
-        let typed = !self.done() && !AFTER_DEFAULT.iter().chain(&["with options"]).any(|word| self.at(word));
+        let typed = !self.done()
+            && !AFTER_DEFAULT
+                .iter()
+                .chain(&["with options"])
+                .any(|word| self.at(word));
         let ty = if typed { self.type_name()? } else { untyped() };
         let mut column = Column {
             name,
@@ -44,7 +48,11 @@ impl Cursor<'_, '_> {
     }
 
     fn column_clause(&mut self, column: &mut Column) {
-        let name = if self.eat("constraint") { self.ident() } else { None };
+        let name = if self.eat("constraint") {
+            self.ident()
+        } else {
+            None
+        };
         if let Some(constraint) = self.column_constraint(&column.name, name) {
             column.constraints.push(constraint);
         } else if self.eat("default") {
@@ -55,7 +63,9 @@ impl Cursor<'_, '_> {
             debug_assert!(taken >= more, "the first word is the default's in any case");
             // `NULL` ends a default only when it is not its first word.
             let words = match begin[1..taken].iter().position(|word| word.is("null")) {
-                Some(at) if !begin[at].is("is") && !begin[at].is("not") && begin[at].text != "," => &begin[..=at],
+                Some(at) if !begin[at].is("is") && !begin[at].is("not") && begin[at].text != "," => {
+                    &begin[..=at]
+                }
                 _ => &begin[..taken],
             };
             column.default = Some(self.expr(words));

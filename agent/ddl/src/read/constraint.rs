@@ -13,7 +13,11 @@ struct Marks {
 impl<'w, 'a> Cursor<'w, 'a> {
     /// A constraint of a table, at `CONSTRAINT name` or at its first word.
     pub fn table_constraint(&mut self) -> Option<Constraint> {
-        let name = if self.eat("constraint") { self.ident() } else { None };
+        let name = if self.eat("constraint") {
+            self.ident()
+        } else {
+            None
+        };
         let begin = self.rest();
         let kind = if self.eat("not null") {
             ConstraintKind::NotNull {

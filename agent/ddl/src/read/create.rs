@@ -8,14 +8,25 @@ impl Cursor<'_, '_> {
     pub fn create_table(&mut self, temporary: bool) -> Option<Act> {
         let if_not_exists = self.eat("if not exists");
         let table = self.name()?;
-        let partition_of = if self.eat("partition of") { self.name() } else { None };
+        let partition_of = if self.eat("partition of") {
+            self.name()
+        } else {
+            None
+        };
         if self.eat("of") {
             self.name();
         }
         let (mut columns, mut constraints, mut like) = (Vec::new(), Vec::new(), Vec::new());
         let inner = self.parens();
         for mut part in self.over(inner).list() {
-            const CONSTRAINTS: &[&str] = &["constraint", "check (", "unique", "primary key", "foreign key", "exclude"];
+            const CONSTRAINTS: &[&str] = &[
+                "constraint",
+                "check (",
+                "unique",
+                "primary key",
+                "foreign key",
+                "exclude",
+            ];
             if part.eat("like") {
                 like.extend(part.name());
             } else if CONSTRAINTS.iter().any(|word| part.at(word)) || part.at("not null") {
@@ -67,10 +78,18 @@ impl Cursor<'_, '_> {
     pub fn create_index(&mut self, unique: bool) -> Option<Act> {
         let concurrently = self.eat("concurrently");
         let if_not_exists = self.eat("if not exists");
-        let index = if self.at("on") { None } else { self.name().map(|name| name.name) };
+        let index = if self.at("on") {
+            None
+        } else {
+            self.name().map(|name| name.name)
+        };
         self.eat("on");
         let (table, only) = self.table()?;
-        let method = if self.eat("using") { self.ident()? } else { "btree".to_owned() };
+        let method = if self.eat("using") {
+            self.ident()?
+        } else {
+            "btree".to_owned()
+        };
         let inner = self.parens();
         let mut keys = Vec::new();
         let mut expressions = Vec::new();

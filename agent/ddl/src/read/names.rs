@@ -196,7 +196,8 @@ impl Cursor<'_, '_> {
                 // An alias, with or without AS and columns, then perhaps the next table.
                 rest.parens();
                 rest.eat("as");
-                if !rest.at(",") && rest.peek().is_some_and(super::words::Word::is_name) && !stops_from(&rest) {
+                if !rest.at(",") && rest.peek().is_some_and(super::words::Word::is_name) && !stops_from(&rest)
+                {
                     rest.next();
                     rest.parens();
                 }
@@ -220,8 +221,29 @@ impl Cursor<'_, '_> {
 
 fn stops_from(cursor: &Cursor<'_, '_>) -> bool {
     [
-        "where", "group", "order", "having", "limit", "union", "join", "left", "right", "inner", "full", "cross",
-        "natural", "on", "for", "fetch", "offset", "window", "except", "intersect", "with", "returning", "set",
+        "where",
+        "group",
+        "order",
+        "having",
+        "limit",
+        "union",
+        "join",
+        "left",
+        "right",
+        "inner",
+        "full",
+        "cross",
+        "natural",
+        "on",
+        "for",
+        "fetch",
+        "offset",
+        "window",
+        "except",
+        "intersect",
+        "with",
+        "returning",
+        "set",
         "using",
     ]
     .iter()

@@ -11,7 +11,11 @@ impl Cursor<'_, '_> {
             SequenceAct::Rename(self.ident()?)
         } else if self.at("owned by") {
             SequenceAct::OwnedBy(self.owned_by())
-        } else if self.at("owner") || self.at("set schema") || self.at("set logged") || self.at("set unlogged") {
+        } else if self.at("owner")
+            || self.at("set schema")
+            || self.at("set logged")
+            || self.at("set unlogged")
+        {
             SequenceAct::Other
         } else {
             SequenceAct::Options
@@ -88,7 +92,12 @@ impl Cursor<'_, '_> {
         let name = self.ident()?;
         let mut tables = Vec::new();
         let mut all_tables = false;
-        if self.eat_any(&["for all tables", "for tables in schema", "set tables in schema", "add tables in schema"]) {
+        if self.eat_any(&[
+            "for all tables",
+            "for tables in schema",
+            "set tables in schema",
+            "add tables in schema",
+        ]) {
             all_tables = true;
         } else if self.eat_any(&["for table", "set table", "add table", "drop table"]) {
             loop {
@@ -118,16 +127,25 @@ impl Cursor<'_, '_> {
             return Some(Act::Begin);
         }
         if self.eat_any(&["commit", "end"]) {
-            return Some(if self.at("prepared") { Act::Other("COMMIT PREPARED".to_owned()) } else { Act::Commit });
+            return Some(if self.at("prepared") {
+                Act::Other("COMMIT PREPARED".to_owned())
+            } else {
+                Act::Commit
+            });
         }
         if self.eat_any(&["rollback", "abort"]) {
             self.eat_any(&["work", "transaction"]);
-            return Some(if self.at("to") { Act::Savepoint } else { Act::Rollback });
+            return Some(if self.at("to") {
+                Act::Savepoint
+            } else {
+                Act::Rollback
+            });
         }
         if self.eat_any(&["savepoint", "release"]) {
             return Some(Act::Savepoint);
         }
-        if self.at("set transaction") || self.at("set constraints") || self.at("set session characteristics") {
+        if self.at("set transaction") || self.at("set constraints") || self.at("set session characteristics")
+        {
             return Some(Act::Other("SET".to_owned()));
         }
         if self.eat("set") {
@@ -176,7 +194,16 @@ impl Cursor<'_, '_> {
             if !self.eat("on") || self.at("all") {
                 return Some(Act::Grant { tables: Vec::new() });
             }
-            let other = ["schema", "database", "function", "sequence", "type", "domain", "language", "procedure"];
+            let other = [
+                "schema",
+                "database",
+                "function",
+                "sequence",
+                "type",
+                "domain",
+                "language",
+                "procedure",
+            ];
             if other.iter().any(|word| self.at(word)) {
                 return Some(Act::Grant { tables: Vec::new() });
             }
@@ -195,7 +222,10 @@ impl Cursor<'_, '_> {
         }
         if self.eat("insert into") {
             let table = self.name()?;
-            let from_query = self.rest().iter().any(|word| word.is("select") || word.is("table"));
+            let from_query = self
+                .rest()
+                .iter()
+                .any(|word| word.is("select") || word.is("table"));
             return Some(Act::Insert {
                 table,
                 reads,
@@ -241,10 +271,9 @@ impl Cursor<'_, '_> {
             if self.eat("table") {
                 reads.extend(self.name());
             }
-            let locking = self
-                .rest()
-                .windows(2)
-                .any(|pair| pair[0].is("for") && (pair[1].is("update") || pair[1].is("share") || pair[1].is("no")));
+            let locking = self.rest().windows(2).any(|pair| {
+                pair[0].is("for") && (pair[1].is("update") || pair[1].is("share") || pair[1].is("no"))
+            });
             let opaque = self.at("explain");
             return (!opaque).then_some(Act::Query {
                 reads,

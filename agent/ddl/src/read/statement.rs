@@ -222,7 +222,11 @@ impl Cursor<'_, '_> {
         if self.eat("vacuum") {
             let options = self.parens();
             let mut full = options.iter().any(|word| word.is("full"));
-            while self.at("full") || self.at("freeze") || self.at("verbose") || self.at("analyze") || self.at("analyse")
+            while self.at("full")
+                || self.at("freeze")
+                || self.at("verbose")
+                || self.at("analyze")
+                || self.at("analyse")
             {
                 full |= self.eat("full") || self.next().is_none();
             }
@@ -257,7 +261,11 @@ impl Cursor<'_, '_> {
             let tables = self.names();
             let mode = if self.eat("in") {
                 let words = self.until(&["mode"]);
-                words.iter().map(|word| word.folded.clone()).collect::<Vec<_>>().join(" ")
+                words
+                    .iter()
+                    .map(|word| word.folded.clone())
+                    .collect::<Vec<_>>()
+                    .join(" ")
             } else {
                 "access exclusive".to_owned()
             };

@@ -179,7 +179,11 @@ impl<'w, 'a> Cursor<'w, 'a> {
     /// The text of some words of this statement.
     pub fn text(&self, words: &[Word<'a>]) -> String {
         match (words.first(), words.last()) {
-            (Some(first), Some(last)) => self.sql.get(first.start..last.end()).unwrap_or_default().to_owned(),
+            (Some(first), Some(last)) => self
+                .sql
+                .get(first.start..last.end())
+                .unwrap_or_default()
+                .to_owned(),
             _ => String::new(),
         }
     }

@@ -12,11 +12,15 @@ pub enum Unreadable {
         "line {line}: byte {offset} ({byte:#04x}) is not valid UTF-8; save the file as UTF-8 (iconv -f LATIN1 -t UTF-8)"
     )]
     NotUtf8 { line: usize, offset: usize, byte: u8 },
-    #[error("line {line}: a zero byte: this is no SQL text (a custom-format dump? pg_restore -f - turns one into SQL)")]
+    #[error(
+        "line {line}: a zero byte: this is no SQL text (a custom-format dump? pg_restore -f - turns one into SQL)"
+    )]
     Binary { line: usize },
     #[error("its byte order mark says UTF-16, but its bytes are not; save the file as UTF-8")]
     NotUtf16,
-    #[error("it has {bytes} bytes, more than {BYTES_MAX}; lint the schema's part of it (pg_dump --schema-only)")]
+    #[error(
+        "it has {bytes} bytes, more than {BYTES_MAX}; lint the schema's part of it (pg_dump --schema-only)"
+    )]
     TooLong { bytes: usize },
 }
 
@@ -65,7 +69,10 @@ fn utf16(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> Result<String, Unreadab
     if bytes.len() % 2 != 0 {
         return Err(Unreadable::NotUtf16);
     }
-    let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
+    let units: Vec<u16> = bytes
+        .chunks_exact(2)
+        .map(|pair| unit([pair[0], pair[1]]))
+        .collect();
     String::from_utf16(&units).map_err(|_| Unreadable::NotUtf16)
 }
 
@@ -85,8 +92,14 @@ mod tests {
                 .collect()
         };
         assert_eq!(decode(b"\xef\xbb\xbfSELECT 1").as_deref(), Ok("SELECT 1"));
-        assert_eq!(decode(&utf16(u16::to_le_bytes, [0xff, 0xfe])).as_deref(), Ok("SELECT 'ü';"));
-        assert_eq!(decode(&utf16(u16::to_be_bytes, [0xfe, 0xff])).as_deref(), Ok("SELECT 'ü';"));
+        assert_eq!(
+            decode(&utf16(u16::to_le_bytes, [0xff, 0xfe])).as_deref(),
+            Ok("SELECT 'ü';")
+        );
+        assert_eq!(
+            decode(&utf16(u16::to_be_bytes, [0xfe, 0xff])).as_deref(),
+            Ok("SELECT 'ü';")
+        );
         assert_eq!(decode(b"\xff\xfea"), Err(Unreadable::NotUtf16));
         assert_eq!(decode(b"SELECT 1;\n\0"), Err(Unreadable::Binary { line: 2 }));
         assert_eq!(

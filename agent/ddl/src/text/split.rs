@@ -85,7 +85,9 @@ impl<'a> Splitter<'a> {
     }
 
     fn line_end(&self) -> usize {
-        self.rest().find('\n').map_or(self.script.len(), |end| self.at + end)
+        self.rest()
+            .find('\n')
+            .map_or(self.script.len(), |end| self.at + end)
     }
 
     fn run(mut self) -> Vec<Piece<'a>> {
@@ -163,7 +165,11 @@ impl<'a> Splitter<'a> {
                     Dollar::None => self.at + 1,
                 },
                 byte if is_word(byte) => {
-                    let length = self.rest().bytes().take_while(|byte| is_word(*byte) || *byte == b'$').count();
+                    let length = self
+                        .rest()
+                        .bytes()
+                        .take_while(|byte| is_word(*byte) || *byte == b'$')
+                        .count();
                     word(open, &self.rest()[..length]);
                     self.at + length
                 }
@@ -258,7 +264,9 @@ impl<'a> Splitter<'a> {
         let mut at = self.line_end();
         while at < self.script.len() {
             let begin = at + 1;
-            let end = self.script[begin..].find('\n').map_or(self.script.len(), |end| begin + end);
+            let end = self.script[begin..]
+                .find('\n')
+                .map_or(self.script.len(), |end| begin + end);
             at = end;
             if self.script[begin..end].trim_end() == "\\." {
                 break;
@@ -293,7 +301,8 @@ fn word(reading: &mut Reading, word: &str) {
         let words: Vec<&str> = reading.words.iter().map(String::as_str).collect();
         matches!(
             words.as_slice(),
-            ["create", "function" | "procedure", ..] | ["create", "or", "replace", "function" | "procedure", ..]
+            ["create", "function" | "procedure", ..]
+                | ["create", "or", "replace", "function" | "procedure", ..]
         )
     };
     if makes_function && reading.parens == 0 {
@@ -313,7 +322,9 @@ fn word(reading: &mut Reading, word: &str) {
 }
 
 fn copies_from_stdin(words: &[String]) -> bool {
-    words.windows(2).any(|pair| pair[0] == "from" && pair[1] == "stdin")
+    words
+        .windows(2)
+        .any(|pair| pair[0] == "from" && pair[1] == "stdin")
 }
 
 /// The length of the quotation at the beginning of `text`.
