@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::commands::{
-    completions, config, context, dsn, events, explain, failover, fence, history, list, member, pause,
+    completions, config, context, ddl, dsn, events, explain, failover, fence, history, list, member, pause,
     resume, status, switchover, topology, unfence, version,
 };
 use crate::failure::EXIT_CODES;
@@ -71,6 +71,7 @@ pub enum Command {
     Member(member::Args),
     Dsn(dsn::Args),
     Context(context::Args),
+    Ddl(ddl::Args),
     Completions(completions::Args),
     Version(version::Args),
 }

@@ -3,6 +3,7 @@
 pub mod completions;
 pub mod config;
 pub mod context;
+pub mod ddl;
 pub mod dsn;
 pub mod events;
 pub mod explain;
@@ -24,6 +25,7 @@ use crate::cli::{Cli, Command};
 use crate::failure::Failure;
 use crate::output::Format;
 use crate::session::Session;
+use std::process::ExitCode;
 
 /// What every command that talks to the cluster is given.
 pub struct Frame {
@@ -32,7 +34,16 @@ pub struct Frame {
 }
 
 /// Carries out one command.
-pub async fn run(cli: Cli) -> Result<(), Failure> {
+pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    // Its exit codes are a linter's, and it asks no agent.
+    if let Command::Ddl(args) = &cli.command {
+        return ddl::run(cli.output, args);
+    }
+    cluster(cli).await.map(|()| ExitCode::SUCCESS)
+}
+
+/// Carries out a command that is about a cluster.
+async fn cluster(cli: Cli) -> Result<(), Failure> {
     let frame = || {
         let endpoints = crate::context::endpoints(cli.endpoint.as_deref())?;
         Ok::<_, Failure>(Frame {
@@ -56,6 +67,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         // Checks a profile without any agent.
         Command::Config(args) => config::run(frame, cli.output, &args).await,
         Command::Member(args) => member::run(&frame()?, &args).await,
+        Command::Ddl(args) => ddl::run(cli.output, &args).map(|_| ()),
         Command::Dsn(args) => dsn::run(&frame()?, &args).await,
         Command::Context(args) => context::run(cli.output, &args),
         Command::Completions(args) => completions::run(&args),
