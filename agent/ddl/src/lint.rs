@@ -305,13 +305,20 @@ impl<'o> Session<'o> {
             }
         }
         let mut fired = false;
+        let mut accepted = false;
         verdict.findings.retain(|finding| {
             fired |= unreasoned.iter().any(|rule| rule == finding.rule);
             let suppressed = own.iter().chain(file_wide).any(|suppression| {
                 suppression.reasoned && suppression.rules.iter().any(|rule| rule == finding.rule)
             });
-            !suppressed && !self.options.ignore.iter().any(|rule| rule == finding.rule)
+            let kept = !suppressed && !self.options.ignore.iter().any(|rule| rule == finding.rule);
+            accepted |= !kept;
+            kept
         });
+        if accepted {
+            // What somebody gave a reason for is not written anew.
+            verdict.fix = None;
+        }
         for finding in &mut verdict.findings {
             if let Some(severity) = self.options.severity.get(finding.rule) {
                 finding.severity = *severity;

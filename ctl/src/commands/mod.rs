@@ -35,15 +35,6 @@ pub struct Frame {
 
 /// Carries out one command.
 pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    // Its exit codes are a linter's, and it asks no agent.
-    if let Command::Ddl(args) = &cli.command {
-        return ddl::run(cli.output, args);
-    }
-    cluster(cli).await.map(|()| ExitCode::SUCCESS)
-}
-
-/// Carries out a command that is about a cluster.
-async fn cluster(cli: Cli) -> Result<(), Failure> {
     let frame = || {
         let endpoints = crate::context::endpoints(cli.endpoint.as_deref())?;
         Ok::<_, Failure>(Frame {
@@ -51,7 +42,7 @@ async fn cluster(cli: Cli) -> Result<(), Failure> {
             format: cli.output,
         })
     };
-    match cli.command {
+    let done = match cli.command {
         Command::List(args) => list::run(&frame()?, &args).await,
         Command::Topology(args) => topology::run(&frame()?, &args).await,
         Command::Status(args) => status::run(&frame()?, &args).await,
@@ -67,10 +58,12 @@ async fn cluster(cli: Cli) -> Result<(), Failure> {
         // Checks a profile without any agent.
         Command::Config(args) => config::run(frame, cli.output, &args).await,
         Command::Member(args) => member::run(&frame()?, &args).await,
-        Command::Ddl(args) => ddl::run(cli.output, &args).map(|_| ()),
+        // Its exit codes are a linter's, and it asks no agent.
+        Command::Ddl(args) => return ddl::run(cli.output, &args),
         Command::Dsn(args) => dsn::run(&frame()?, &args).await,
         Command::Context(args) => context::run(cli.output, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Version(args) => version::run(frame, cli.output, &args).await,
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
