@@ -378,7 +378,11 @@ impl Judge<'_> {
              a unique index{}.",
             if unique { ", which is there" } else { "" }
         );
-        let safe = format!("{};", concurrent(&statement.sql, "view"));
+        let safe = if unique || !self.catalog.complete {
+            format!("{};", concurrent(&statement.sql, "view"))
+        } else {
+            String::new()
+        };
         if unique {
             self.verdict.fix = Some(vec![safe.clone()]);
         }

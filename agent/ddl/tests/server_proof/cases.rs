@@ -52,6 +52,11 @@ pub const MORE: &[(&str, &str, &str)] = &[
     ("json to jsonb", V, "ALTER TABLE t ALTER COLUMN j TYPE jsonb"),
     ("int array", V, "ALTER TABLE t ALTER COLUMN i TYPE bigint[]"),
     (
+        "varchar array without limit",
+        V,
+        "ALTER TABLE t ALTER COLUMN k TYPE varchar[]",
+    ),
+    (
         "varchar array to text array",
         V,
         "ALTER TABLE t ALTER COLUMN k TYPE text[]",
