@@ -100,8 +100,7 @@ impl Cursor<'_, '_> {
         ]) {
             all_tables = true;
         } else if self.eat_any(&["for table", "set table", "add table", "drop table"]) {
-            loop {
-                let Some((table, _)) = self.table() else { break };
+            while let Some((table, _)) = self.table() {
                 tables.push(table);
                 self.parens();
                 if self.eat("where") {

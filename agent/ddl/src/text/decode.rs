@@ -66,7 +66,7 @@ fn utf8(bytes: &[u8]) -> Result<String, Unreadable> {
 }
 
 fn utf16(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> Result<String, Unreadable> {
-    if bytes.len() % 2 != 0 {
+    if !bytes.len().is_multiple_of(2) {
         return Err(Unreadable::NotUtf16);
     }
     let units: Vec<u16> = bytes

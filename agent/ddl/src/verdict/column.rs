@@ -177,10 +177,8 @@ impl Judge<'_> {
                 fills = true;
                 let kind = ty.without_serial();
                 let sequence = table.beside(format!("{}_{name}_seq", table.name));
-                let message = format!(
-                    "Every row gets its number from a sequence, so the whole table is written anew while nobody can \
-                     read or write it. A plain column with a default afterwards costs nothing."
-                );
+                let message = "Every row gets its number from a sequence, so the whole table is written anew while nobody can \
+                     read or write it. A plain column with a default afterwards costs nothing.".to_string();
                 let safe = format!(
                     "CREATE SEQUENCE {sequence};\nALTER TABLE {table} ADD COLUMN {name} {kind};\nALTER SEQUENCE \
                      {sequence} OWNED BY {table}.{name};\nALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT \

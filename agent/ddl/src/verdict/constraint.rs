@@ -318,7 +318,7 @@ impl Judge<'_> {
             }
         }
         let is_default = bound.trim().eq_ignore_ascii_case("default");
-        let must_scan = !proving && !(is_default && self.catalog.descendants(table).is_empty());
+        let must_scan = !(proving || is_default && self.catalog.descendants(table).is_empty());
         let default_scanned = default
             .as_ref()
             .is_some_and(|default| !self.has_check_on(default, &key));

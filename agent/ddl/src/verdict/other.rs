@@ -40,8 +40,7 @@ impl Judge<'_> {
                 if *or_replace && self.catalog.table(&view).is_some() {
                     self.lock(&view, AccessExclusive);
                 }
-                if *or_replace && !self.catalog.complete || *or_replace && self.catalog.table(&view).is_some()
-                {
+                if *or_replace && (!self.catalog.complete || self.catalog.table(&view).is_some()) {
                     let message = format!(
                         "If {view} is there, it is needed alone for an instant: its readers queue behind this."
                     );
