@@ -6,6 +6,7 @@ mod constraint;
 mod lock;
 mod other;
 mod relations;
+mod retype;
 
 pub use lock::LockMode;
 
