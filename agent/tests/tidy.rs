@@ -36,6 +36,7 @@ fn no_file_is_too_long() {
     for below in [
         "agent/src",
         "agent/core",
+        "agent/ddl",
         "agent/repository",
         "agent/wal-helper",
         "agent/tests",

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::commands::{
-    backup, completions, config, context, dsn, events, explain, failover, fence, history, list, member,
+    backup, completions, config, context, ddl, dsn, events, explain, failover, fence, history, list, member,
     pause, restore, resume, status, switchover, topology, unfence, version, wal,
 };
 use crate::failure::{EXIT_CODES, Failure};
@@ -75,6 +75,7 @@ pub enum Command {
     Restore(restore::Args),
     Dsn(dsn::Args),
     Context(context::Args),
+    Ddl(ddl::Args),
     Completions(completions::Args),
     Version(version::Args),
 }

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Err(error) => return Failure::local(format!("no runtime could be started: {error}")).report(),
     };
     match runtime.block_on(commands::run(cli)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => failure.report(),
     }
 }

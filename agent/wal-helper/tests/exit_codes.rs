@@ -54,9 +54,12 @@ fn a_push_is_done_only_with_the_agents_word() {
     }
 }
 
+/// What the agent answers; the exit codes of `get` and `get-or-stream`; what is in the file then.
+type Case = (&'static [u8], i32, i32, Option<&'static [u8]>);
+
 #[test]
 fn a_get_takes_nothing_for_absent_but_the_agents_word() {
-    let cases: [(&'static [u8], i32, i32, Option<&[u8]>); 6] = [
+    let cases: [Case; 6] = [
         (b"content 5\nhello", 0, 0, Some(b"hello")),
         (b"absent\n", 1, 1, None),
         (b"repository near: no answer\n", 200, 1, None),

@@ -24,6 +24,7 @@ pub enum Msg {
     Renewed {
         epoch: Epoch,
         round: u64,
+        incarnation: u64,
         answer: RenewAnswer,
     },
     Receipt(FenceReceipt),

@@ -100,7 +100,13 @@ impl World {
         if self.mutant == Some(Mutant::PledgedVoterRenews) {
             answer = RenewAnswer::Granted;
         }
-        self.send(node, from, Msg::Renewed { epoch, round, answer });
+        let answer = Msg::Renewed {
+            epoch,
+            round,
+            incarnation,
+            answer,
+        };
+        self.send(node, from, answer);
     }
 
     /// Forgets the promise that binds longer than `promise`, but never a quarantine.
@@ -115,11 +121,20 @@ impl World {
         }
     }
 
-    pub fn on_renewed(&mut self, node: usize, by: usize, epoch: Epoch, round: u64, answer: RenewAnswer) {
+    pub fn on_renewed(
+        &mut self,
+        node: usize,
+        by: usize,
+        epoch: Epoch,
+        round: u64,
+        incarnation: u64,
+        answer: RenewAnswer,
+    ) {
         let state = self.state(node);
         let reading = self.reading(node);
         let mutant = self.mutant;
-        if answer != RenewAnswer::Granted {
+        // An answer to this agent's former life would stand for a renewal of this one, which has the same number.
+        if answer != RenewAnswer::Granted || incarnation != self.nodes[node].life {
             return;
         }
         let agent = self.agent(node);

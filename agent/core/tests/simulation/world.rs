@@ -297,7 +297,12 @@ impl World {
             } => {
                 self.on_renew(to, from, epoch, round, incarnation, promise);
             }
-            Msg::Renewed { epoch, round, answer } => self.on_renewed(to, from, epoch, round, answer),
+            Msg::Renewed {
+                epoch,
+                round,
+                incarnation,
+                answer,
+            } => self.on_renewed(to, from, epoch, round, incarnation, answer),
             Msg::Receipt(receipt) => self.on_receipt(to, receipt),
             Msg::Report(report) => self.on_report(to, *report),
             Msg::AskBound { next, receipt } => self.on_ask_bound(to, from, next, receipt),
