@@ -2,8 +2,8 @@
 
 use crate::fixtures::{N1, N2, N3, founded, member, nodes, request, rule, serving, told};
 use agent_core::cluster::{
-    Applied, Cause, ClusterState, Command, EpochChange, MemberKind, Rejected, Secrets, Settings, StonithProof,
-    SyncMode, SyncRule,
+    Applied, Cause, ClusterState, Command, EpochChange, MemberKind, Rejected, Secrets, Settings,
+    StonithProof, SyncMode, SyncRule,
 };
 use agent_core::ids::{Epoch, NodeId, RequestId};
 use agent_core::pg::{Lsn, SystemId, TimelineId};
