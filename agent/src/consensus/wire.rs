@@ -181,6 +181,8 @@ mod tests {
     use super::*;
     use agent_core::cluster::Command;
     use agent_core::time::WallTime;
+    use proptest::prelude::*;
+    use prost::Message;
 
     fn id(term: u64, node: u64, index: u64) -> LogId {
         LogId {
@@ -257,5 +259,62 @@ mod tests {
             at: WallTime(0),
         });
         assert_eq!(proposal.to_string(), "Note");
+    }
+
+    fn any_entry() -> impl Strategy<Value = Entry> {
+        let payload = prop_oneof![
+            Just(Payload::Blank),
+            mangled::any_text(0..40).prop_map(|text| {
+                Payload::Normal(Proposal(Command::Note {
+                    kind: "test".into(),
+                    text,
+                    at: WallTime(7),
+                }))
+            }),
+            proptest::collection::btree_set(any::<u64>(), 1..4).prop_map(|voters| {
+                let nodes: BTreeMap<u64, RaftNode> =
+                    voters.iter().map(|id| (*id, RaftNode::default())).collect();
+                Payload::Membership(Membership::new(vec![voters], nodes).expect("valid"))
+            }),
+        ];
+        (any::<[u64; 3]>(), payload).prop_map(|([term, node, index], payload)| Entry {
+            log_id: id(term, node, index),
+            payload,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_entry_comes_back_and_a_mangled_one_is_refused_or_one_that_can_be_sent(
+            (entry, found) in any_entry().prop_flat_map(|entry| {
+                let bytes = entry_out(&entry).encode_to_vec();
+                (Just(entry), mangled::bytes(&bytes))
+            }),
+        ) {
+            prop_assert_eq!(entry_in(entry_out(&entry)), Ok(entry));
+            if let Some(read) = peer::Entry::decode(found.as_slice()).ok().and_then(|read| entry_in(read).ok()) {
+                prop_assert_eq!(entry_in(entry_out(&read)), Ok(read));
+            }
+        }
+
+        #[test]
+        fn a_mangled_snapshot_is_refused_or_one_that_can_be_sent(
+            found in Just(()).prop_flat_map(|()| {
+                let voters: BTreeSet<u64> = [1, 2].into();
+                let nodes: BTreeMap<u64, RaftNode> = voters.iter().map(|id| (*id, RaftNode::default())).collect();
+                let membership = Membership::new(vec![voters], nodes).expect("valid");
+                let meta = SnapshotMeta {
+                    last_log_id: Some(id(2, 1, 9)),
+                    last_membership: StoredMembership::new(Some(id(1, 1, 3)), membership),
+                };
+                let snapshot = Snapshot { meta, snapshot: b"{}".to_vec() };
+                mangled::bytes(&snapshot_out(&snapshot).encode_to_vec())
+            }),
+        ) {
+            if let Some(read) = peer::Snapshot::decode(found.as_slice()).ok().and_then(|read| snapshot_in(read).ok()) {
+                let again = snapshot_in(snapshot_out(&read)).expect("it was read once");
+                prop_assert!((&again.meta, &again.snapshot) == (&read.meta, &read.snapshot));
+            }
+        }
     }
 }
