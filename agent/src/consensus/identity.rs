@@ -266,7 +266,7 @@ mod tests {
             let dir = tempfile::tempdir().expect("temp dir");
             std::fs::write(dir.path().join(IDENTITY_FILE), &found).expect("write");
             match IdentityCard::open(dir.path(), "n1") {
-                Ok(card) => prop_assert_eq!(card.get().as_deref(), Some(&identity("c-1", 3))),
+                Ok(card) => prop_assert!(card.get().is_some_and(|found| *found == identity("c-1", 3))),
                 Err(error) => {
                     let told = error.to_string();
                     prop_assert!(told.contains(IDENTITY_FILE) && told.contains(RECOVERY), "{}", told);

@@ -48,14 +48,15 @@ pub(super) fn vote_out(vote: &Vote) -> peer::Vote {
     }
 }
 
-pub(super) fn vote_in(vote: peer::Vote) -> Vote {
-    Vote {
+pub(super) fn vote_in(vote: peer::Vote) -> Result<Vote, WireError> {
+    in_range(vote.term, "term")?;
+    Ok(Vote {
         leader_id: LeaderId {
             term: vote.term,
             node_id: vote.node,
         },
         committed: vote.committed,
-    }
+    })
 }
 
 pub(super) fn log_id_out(id: &LogId) -> peer::LogId {
@@ -66,14 +67,30 @@ pub(super) fn log_id_out(id: &LogId) -> peer::LogId {
     }
 }
 
-pub(super) fn log_id_in(id: peer::LogId) -> LogId {
-    LogId {
+pub(super) fn log_id_in(id: peer::LogId) -> Result<LogId, WireError> {
+    in_range(id.term, "term")?;
+    in_range(id.index, "index")?;
+    Ok(LogId {
         leader_id: LeaderId {
             term: id.term,
             node_id: id.node,
         },
         index: id.index,
+    })
+}
+
+/// Terms and indices are counted up from zero, so that no cluster comes near this in its life. A vote for the highest
+/// term there is would be the last one, and would be kept on disk.
+const COUNTED_AT_MOST: u64 = 1 << 56;
+
+fn in_range(number: u64, what: &'static str) -> Result<(), WireError> {
+    if number <= COUNTED_AT_MOST {
+        return Ok(());
     }
+    Err(WireError::Unreadable {
+        what,
+        why: format!("{number} is beyond {COUNTED_AT_MOST}, which no cluster reaches"),
+    })
 }
 
 pub(super) fn membership_out(membership: &Membership) -> peer::Membership {
@@ -140,7 +157,7 @@ pub(super) fn entry_in(message: peer::Entry) -> Result<Entry, WireError> {
         Some(peer::entry::Payload::Membership(membership)) => Payload::Membership(membership_in(membership)?),
     };
     Ok(Entry {
-        log_id: log_id_in(required(message.id, "entry's place")?),
+        log_id: log_id_in(required(message.id, "entry's place")?)?,
         payload,
     })
 }
@@ -154,7 +171,10 @@ pub(super) fn stored_membership_out(stored: &StoredMembership) -> peer::StoredMe
 
 pub(super) fn stored_membership_in(message: peer::StoredMembership) -> Result<StoredMembership, WireError> {
     let membership = membership_in(required(message.membership, "membership")?)?;
-    Ok(StoredMembership::new(message.id.map(log_id_in), membership))
+    Ok(StoredMembership::new(
+        message.id.map(log_id_in).transpose()?,
+        membership,
+    ))
 }
 
 pub(super) fn snapshot_out(snapshot: &Snapshot) -> peer::Snapshot {
@@ -167,7 +187,7 @@ pub(super) fn snapshot_out(snapshot: &Snapshot) -> peer::Snapshot {
 
 pub(super) fn snapshot_in(message: peer::Snapshot) -> Result<Snapshot, WireError> {
     let meta = SnapshotMeta {
-        last_log_id: message.last_applied.map(log_id_in),
+        last_log_id: message.last_applied.map(log_id_in).transpose()?,
         last_membership: stored_membership_in(required(message.membership, "membership")?)?,
     };
     Ok(Snapshot {
@@ -252,6 +272,23 @@ mod tests {
     }
 
     #[test]
+    fn numbers_after_which_nothing_can_be_counted_are_refused() {
+        for (term, index) in [(u64::MAX, 1), (1, u64::MAX), (COUNTED_AT_MOST + 1, 1)] {
+            let id = peer::LogId { term, node: 1, index };
+            assert!(matches!(log_id_in(id), Err(WireError::Unreadable { .. })));
+        }
+        let vote = peer::Vote {
+            term: u64::MAX,
+            node: 1,
+            committed: true,
+        };
+        assert!(matches!(
+            vote_in(vote),
+            Err(WireError::Unreadable { what: "term", .. })
+        ));
+    }
+
+    #[test]
     fn a_proposal_is_shown_without_what_it_holds() {
         let proposal = Proposal(Command::Note {
             kind: "k".into(),
@@ -277,7 +314,8 @@ mod tests {
                 Payload::Membership(Membership::new(vec![voters], nodes).expect("valid"))
             }),
         ];
-        (any::<[u64; 3]>(), payload).prop_map(|([term, node, index], payload)| Entry {
+        let number = || 0..=COUNTED_AT_MOST;
+        (number(), any::<u64>(), number(), payload).prop_map(|(term, node, index, payload)| Entry {
             log_id: id(term, node, index),
             payload,
         })

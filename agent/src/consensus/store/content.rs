@@ -95,11 +95,16 @@ impl LogContent {
             .record
             .ok_or("a record of a kind that this agent does not know")?
         {
-            record::Record::Vote(vote) => self.vote = Some(wire::vote_in(vote)),
-            record::Record::Committed(id) => self.committed = Some(wire::log_id_in(id)),
-            record::Record::Truncate(at) => self.truncate_after(at.last.map(wire::log_id_in)),
+            record::Record::Vote(vote) => self.vote = Some(wire::vote_in(vote).map_err(unreadable)?),
+            record::Record::Committed(id) => {
+                self.committed = Some(wire::log_id_in(id).map_err(unreadable)?);
+            }
+            record::Record::Truncate(at) => {
+                let last = at.last.map(wire::log_id_in).transpose().map_err(unreadable)?;
+                self.truncate_after(last);
+            }
             record::Record::Purged(id) => {
-                self.purge(wire::log_id_in(id));
+                self.purge(wire::log_id_in(id).map_err(unreadable)?);
                 let first = self.entries.first_key_value().map(|(index, _)| *index);
                 if first.is_some_and(|first| id.index.checked_add(1) != Some(first)) {
                     return Err(format!(

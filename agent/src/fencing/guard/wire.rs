@@ -121,7 +121,7 @@ mod tests {
             if let Some(Frame::Arm { epoch, until } | Frame::Armed { epoch, until }) = read {
                 let kind = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
                 let again = if kind == 2 { Frame::Arm { epoch, until } } else { Frame::Armed { epoch, until } };
-                prop_assert_eq!(again.encode().as_slice(), bytes.as_slice());
+                prop_assert_eq!(again.encode().to_vec(), bytes);
             }
         }
     }
