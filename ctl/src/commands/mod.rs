@@ -20,6 +20,9 @@ pub mod topology;
 pub mod unfence;
 pub mod version;
 
+#[cfg(test)]
+mod odd_answers_tests;
+
 use crate::cli::{Cli, Command};
 use crate::failure::Failure;
 use crate::output::Format;
