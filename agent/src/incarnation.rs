@@ -36,7 +36,7 @@ fn read(bytes: &[u8]) -> Option<u64> {
     match sealed::open(bytes) {
         Sealed::Whole(text) => text.parse().ok(),
         // By an agent that knew no seal.
-        Sealed::Plain(bytes) => std::str::from_utf8(bytes).ok()?.trim().parse().ok(),
+        Sealed::Plain(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
         Sealed::Damaged => None,
     }
 }
@@ -83,7 +83,7 @@ mod tests {
         #[test]
         fn a_damaged_number_is_never_another_one(
             (written, found) in any::<u64>().prop_flat_map(|number| {
-                (Just(number), mangled::bytes(sealed::seal(&number.to_string()).as_bytes()))
+                (Just(number), mangled::bytes_once(sealed::seal(&number.to_string()).as_bytes()))
             }),
         ) {
             prop_assert!(read(&found).is_none_or(|number| number == written));
@@ -92,7 +92,7 @@ mod tests {
         #[test]
         fn rubbish_is_no_number(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let digits = std::str::from_utf8(&bytes)
-                .is_ok_and(|text| text.trim().trim_start_matches('+').chars().all(|c| c.is_ascii_digit()));
+                .is_ok_and(|text| text.trim_start_matches('+').chars().all(|c| c.is_ascii_digit()));
             prop_assert!(digits || read(&bytes).is_none());
         }
     }

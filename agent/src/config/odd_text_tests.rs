@@ -12,6 +12,9 @@ state_dir = "/var/lib/pgctl"
 [cluster]
 name = "demo"
 members = [{ name = "n1", peer = "10.0.0.1:7432" }, { name = "n2", peer = "[::1]:7432" }]
+[postgres]
+data_dir = "/srv/data"
+advertise = "10.0.0.1:5432"
 [fencing]
 watchdog = "required"
 devices = [
