@@ -171,7 +171,8 @@ mod tests {
                 for endpoint in &endpoints {
                     let (host, port) = endpoint.rsplit_once(':').expect("a port");
                     prop_assert!(!host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
-                    prop_assert!(tonic::transport::Endpoint::from_shared(format!("http://{endpoint}")).is_ok());
+                    let address = format!("http://{endpoint}");
+                    prop_assert!(tonic::transport::Endpoint::from_shared(address).is_ok());
                 }
                 prop_assert_eq!(parse(endpoints.iter().map(String::as_str)), Ok(endpoints.clone()));
             }

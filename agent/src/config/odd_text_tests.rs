@@ -69,7 +69,14 @@ fn is_dumped_as_it_is(loaded: &Loaded) -> Result<(), TestCaseError> {
     let dump = loaded.dump();
     let again = parse("dump.toml", &dump, []);
     let again = again.map_err(|error| TestCaseError::fail(format!("{error}\n{dump}")))?;
-    prop_assert_eq!(&again.config, &loaded.config, "{}", dump);
+    let (mut meant, mut read) = (loaded.config.clone(), again.config);
+    if dump.contains("(not shown)") {
+        // Secrets of devices are left out of it.
+        prop_assert_eq!(meant.fencing.devices.len(), read.fencing.devices.len());
+        meant.fencing.devices.clear();
+        read.fencing.devices.clear();
+    }
+    prop_assert_eq!(read, meant, "{}", dump);
     prop_assert!(!loaded.summary().is_empty());
     Ok(())
 }
