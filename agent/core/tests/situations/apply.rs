@@ -151,6 +151,29 @@ fn a_number_is_never_given_twice() {
     assert_eq!(state.apply(&add("c")), Ok(Applied::Member { node: NodeId(5) }));
 }
 
+#[test]
+fn the_last_timeline_and_the_last_number_are_refused_and_change_nothing() {
+    let mut state = serving(SyncMode::Quorum);
+    let before = state.clone();
+    let Command::ChangeEpoch(mut change) = grant(N2, 1, 300) else {
+        unreachable!("a grant")
+    };
+    change.released.insert(N2, told(u32::MAX, 300));
+    change.released.remove(&N3);
+    assert!(state.apply(&Command::ChangeEpoch(change)).is_err());
+    assert_eq!(state, before);
+    let found = Command::Found {
+        cluster_id: "c".to_owned(),
+        name: "test".to_owned(),
+        members: [(NodeId(u64::MAX), member("n1", MemberKind::Data))].into(),
+        settings: Box::default(),
+        secrets: Secrets::default(),
+    };
+    let mut nothing = ClusterState::default();
+    assert_eq!(conflict(nothing.apply(&found)), "numbers-used-up");
+    assert_eq!(nothing, ClusterState::default());
+}
+
 fn any_node() -> impl Strategy<Value = NodeId> {
     prop_oneof![30 => 0..6_u64, 1 => Just(u64::MAX)].prop_map(NodeId)
 }
