@@ -16,5 +16,6 @@ pub mod notify;
 pub mod ports;
 pub mod postgres;
 pub mod probing;
+pub mod sealed;
 pub mod telemetry;
 pub mod wall_time;

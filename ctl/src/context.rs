@@ -133,6 +133,7 @@ fn endpoint(given: &str) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn endpoints_with_and_without_a_port() {
@@ -158,6 +159,33 @@ mod tests {
                 matches!(parse(given.split(',')), Err(Failure::Usage { .. })),
                 "{given}"
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_for_an_endpoint_is_one(
+            given in prop_oneof![mangled::any_text(0..40), mangled::text("n1, 10.0.0.2:17432,[::1]:7")],
+        ) {
+            if let Ok(endpoints) = parse(given.split(',')) {
+                for endpoint in &endpoints {
+                    let (host, port) = endpoint.rsplit_once(':').expect("a port");
+                    prop_assert!(!host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
+                    let address = format!("http://{endpoint}");
+                    prop_assert!(tonic::transport::Endpoint::from_shared(address).is_ok());
+                }
+                prop_assert_eq!(parse(endpoints.iter().map(String::as_str)), Ok(endpoints.clone()));
+            }
+        }
+
+        #[test]
+        fn any_context_file_is_read_or_refused(
+            text in prop_oneof![mangled::any_text(0..60), mangled::text("endpoints = [\"n1:7432\"]\n")],
+        ) {
+            if let Ok(context) = toml::from_str::<Context>(&text) {
+                let again = toml::to_string(&context).expect("plain data");
+                prop_assert_eq!(toml::from_str::<Context>(&again).expect("read back"), context);
+            }
         }
     }
 }

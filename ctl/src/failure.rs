@@ -1,5 +1,6 @@
 //! How a command ends if not well, and with which exit code. The codes are stable: scripts depend on them.
 
+use crate::output::plain;
 use std::process::ExitCode;
 use tonic::Status;
 
@@ -108,21 +109,21 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         let next = match self {
             Failure::Refused { message, next, .. } => {
-                eprintln!("pgctl: {message}");
+                eprintln!("pgctl: {}", plain(message));
                 next.as_str()
             }
             Failure::Usage { message } => {
-                eprintln!("pgctl: {message}");
+                eprintln!("pgctl: {}", plain(message));
                 ""
             }
             Failure::Unknown { message, next } => {
-                eprintln!("pgctl: the outcome is unknown: {message}");
+                eprintln!("pgctl: the outcome is unknown: {}", plain(message));
                 next
             }
             Failure::Unreachable { tried } => {
                 eprintln!("pgctl: no agent could be reached:");
                 for line in tried {
-                    eprintln!("  {line}");
+                    eprintln!("  {}", plain(line));
                 }
                 "name one with --endpoint HOST:PORT or PGCTL_ENDPOINT, or see `systemctl status pgctl-agent` on a node"
             }
@@ -137,7 +138,7 @@ impl Failure {
             Failure::OutputClosed | Failure::Absent => "",
         };
         if !next.is_empty() {
-            eprintln!("  next: {next}");
+            eprintln!("  next: {}", plain(next));
         }
         ExitCode::from(self.code())
     }

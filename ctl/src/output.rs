@@ -15,10 +15,34 @@ pub enum Format {
     Json,
 }
 
-/// Writes `text` and a line break to standard output.
+/// Writes `text` and a line break to standard output, without what a terminal would take for an order.
 pub fn line(text: impl AsRef<str>) -> Result<(), Failure> {
+    write(&plain(text.as_ref()))
+}
+
+/// Clears the terminal, to write on it anew.
+pub fn clear_screen() -> Result<(), Failure> {
+    // Home, and clear to the end of the screen.
+    write("\x1b[H\x1b[J")
+}
+
+/// `text` with control characters as `\u001b` and the like: names, reasons and output of devices come from elsewhere. In
+/// JSON they mean the same so.
+pub fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && !matches!(c, '\n' | '\t') {
+            plain.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
+fn write(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()) {
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::OutputClosed),
         Err(error) => Err(Failure::local(format!(
@@ -110,6 +134,7 @@ pub fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn bytes_have_the_unit_that_fits() {
@@ -122,6 +147,21 @@ mod tests {
             (u64::MAX, "16383.9 PB"),
         ] {
             assert_eq!(bytes(count), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_is_written_gives_a_terminal_orders(text in mangled::any_text(0..60)) {
+            let shown = plain(&text);
+            prop_assert!(!shown.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')));
+            let json = serde_json::to_string(&text).expect("a text");
+            prop_assert_eq!(serde_json::from_str::<String>(&plain(&json)).expect("still JSON"), text);
+        }
+
+        #[test]
+        fn any_number_of_bytes_has_a_unit(count in any::<u64>()) {
+            prop_assert!(bytes(count).ends_with('B'));
         }
     }
 }

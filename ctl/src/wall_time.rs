@@ -48,6 +48,7 @@ pub fn span(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn known_instants() {
@@ -71,6 +72,14 @@ mod tests {
             (u64::MAX, "213503982334 d"),
         ] {
             assert_eq!(span(ms), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_instant_and_any_span_can_be_told(ms in any::<u64>()) {
+            prop_assert!(utc(ms).ends_with(" UTC"));
+            prop_assert!(span(ms).contains(' '));
         }
     }
 }

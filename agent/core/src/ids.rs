@@ -51,7 +51,8 @@ impl Epoch {
     /// The epoch that the next grant will carry.
     #[must_use]
     pub fn next(self) -> Epoch {
-        Epoch(self.0 + 1)
+        // No cluster lives through so many grants; but a message may name any number.
+        Epoch(self.0.saturating_add(1))
     }
 }
 

@@ -14,13 +14,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A server whose clock stands still until the test moves it on.
-struct Rig {
-    server: HttpServer,
+pub(super) struct Rig {
+    pub(super) server: HttpServer,
     clock_ms: Arc<AtomicU64>,
-    snapshots: watch::Sender<Arc<HealthSnapshot>>,
+    pub(super) snapshots: watch::Sender<Arc<HealthSnapshot>>,
 }
 
 fn reading(ms: u64) -> ClockReading {
@@ -30,7 +30,7 @@ fn reading(ms: u64) -> ClockReading {
     }
 }
 
-fn serving(at_ms: u64) -> HealthSnapshot {
+pub(super) fn serving(at_ms: u64) -> HealthSnapshot {
     let node = NodeId(1);
     let member = Member {
         name: "n1".to_owned(),
@@ -87,7 +87,7 @@ fn serving(at_ms: u64) -> HealthSnapshot {
     }
 }
 
-fn rig(limits: HttpLimits) -> Rig {
+pub(super) fn rig(limits: HttpLimits) -> Rig {
     let clock_ms = Arc::new(AtomicU64::new(1_000));
     let (snapshots, newest) = watch::channel(Arc::new(serving(1_000)));
     let now = Arc::clone(&clock_ms);
@@ -108,7 +108,7 @@ fn rig(limits: HttpLimits) -> Rig {
 }
 
 impl Rig {
-    fn connect(&self) -> TcpStream {
+    pub(super) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.server.address()).expect("the port is open");
         stream.set_read_timeout(Some(DEADLINE)).expect("a socket");
         stream
@@ -125,7 +125,7 @@ impl Rig {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn ask(&self, method: &str, target: &str) -> (u16, String) {
+    pub(super) fn ask(&self, method: &str, target: &str) -> (u16, String) {
         let answer = self
             .raw(format!("{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes());
         let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());

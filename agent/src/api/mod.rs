@@ -16,6 +16,8 @@ mod settings;
 #[cfg(test)]
 mod control_tests;
 #[cfg(test)]
+mod http_noise_tests;
+#[cfg(test)]
 mod http_tests;
 
 pub use late::Late;

@@ -17,6 +17,8 @@ mod reader;
 mod reference;
 
 #[cfg(test)]
+mod odd_text_tests;
+#[cfg(test)]
 mod tests;
 
 pub use fencing::is_secret;

@@ -3,7 +3,7 @@ use agent_core::cluster::SyncMode;
 use agent_core::timing::TimingProfile;
 use std::fmt::Write;
 
-const FULL: &str = r#"
+pub(super) const FULL: &str = r#"
 [node]
 name = "n1"
 state_dir = "/var/lib/pgctl"

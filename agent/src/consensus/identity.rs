@@ -2,6 +2,7 @@
 
 use super::store::{self, OpenError};
 use crate::durable;
+use crate::sealed::{self, Sealed};
 use agent_core::cluster::Member;
 use agent_core::ids::NodeId;
 use serde::{Deserialize, Serialize};
@@ -32,7 +33,9 @@ pub struct Identity {
     pub founder: bool,
 }
 
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
+/// The last format whose files carry no checksum.
+const UNSEALED_FORMAT: u32 = 1;
 
 /// Why an identity could not be taken on.
 #[derive(Debug, thiserror::Error)]
@@ -67,18 +70,16 @@ impl IdentityCard {
         let known = match bytes {
             None => None,
             Some(bytes) => {
-                let identity: Identity =
-                    serde_json::from_slice(&bytes).map_err(|error| OpenError::Damaged {
-                        path: path(),
-                        offset: 0,
-                        why: error.to_string(),
-                    })?;
+                let identity = read(&bytes).map_err(|why| OpenError::Damaged {
+                    path: path(),
+                    offset: 0,
+                    why,
+                })?;
                 if identity.format > FORMAT {
-                    let found = u8::try_from(identity.format).unwrap_or(u8::MAX);
                     return Err(OpenError::Newer {
                         path: path(),
-                        found,
-                        known: 1,
+                        found: u8::try_from(identity.format).unwrap_or(u8::MAX),
+                        known: u8::try_from(FORMAT).unwrap_or(u8::MAX),
                     });
                 }
                 if identity.name != name {
@@ -124,9 +125,9 @@ impl IdentityCard {
                 Err(IdentityError::Taken(Box::new((*known).clone())))
             };
         }
-        let contents = super::wire::to_json(&identity);
+        let contents = sealed::seal(&String::from_utf8_lossy(&super::wire::to_json(&identity)));
         let path = self.directory.join(IDENTITY_FILE);
-        tokio::task::spawn_blocking(move || durable::replace(&path, &contents))
+        tokio::task::spawn_blocking(move || durable::replace(&path, contents.as_bytes()))
             .await
             .unwrap_or_else(|error| Err(io::Error::other(error)))
             .map_err(|source| IdentityError::Io {
@@ -136,6 +137,20 @@ impl IdentityCard {
         self.known.send_replace(Some(Arc::new(identity)));
         Ok(())
     }
+}
+
+/// The identity in a file's `bytes`, or what is wrong with them.
+fn read(bytes: &[u8]) -> Result<Identity, String> {
+    let (text, sealed) = match sealed::open(bytes) {
+        Sealed::Whole(text) => (text.as_bytes(), true),
+        Sealed::Plain(bytes) => (bytes, false),
+        Sealed::Damaged => return Err("it does not match its checksum".to_owned()),
+    };
+    let identity: Identity = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    if identity.format > UNSEALED_FORMAT && !sealed {
+        return Err("its checksum is gone".to_owned());
+    }
+    Ok(identity)
 }
 
 /// An identity and a log belong together: either alone means that the other was lost.
@@ -157,6 +172,7 @@ pub(super) fn check_against_log(
 mod tests {
     use super::*;
     use crate::consensus::store::RECOVERY;
+    use proptest::prelude::*;
 
     fn identity(cluster: &str, node: u64) -> Identity {
         Identity {
@@ -215,5 +231,47 @@ mod tests {
             .to_string();
         assert!(error.contains(RECOVERY), "{error}");
         assert!(check_against_log(dir.path(), None, true).is_ok());
+    }
+
+    #[test]
+    fn an_identity_of_the_first_format_is_read() {
+        let old = Identity {
+            format: 1,
+            ..identity("a", 3)
+        };
+        assert_eq!(read(&crate::consensus::wire::to_json(&old)), Ok(old));
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_number_does_not_make_it_another_node() {
+        let good = sealed::seal(&String::from_utf8_lossy(&crate::consensus::wire::to_json(
+            &identity("a", 3),
+        )));
+        for at in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.clone().into_bytes();
+                bad[at] ^= 1 << bit;
+                assert!(read(&bad).is_err(), "bit {bit} of byte {at}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_identity_is_the_one_that_was_written_or_an_error_with_the_way_back(
+            found in mangled::bytes(
+                sealed::seal(&String::from_utf8_lossy(&crate::consensus::wire::to_json(&identity("c-1", 3)))).as_bytes(),
+            ),
+        ) {
+            let dir = tempfile::tempdir().expect("temp dir");
+            std::fs::write(dir.path().join(IDENTITY_FILE), &found).expect("write");
+            match IdentityCard::open(dir.path(), "n1") {
+                Ok(card) => prop_assert!(card.get().is_some_and(|found| *found == identity("c-1", 3))),
+                Err(error) => {
+                    let told = error.to_string();
+                    prop_assert!(told.contains(IDENTITY_FILE) && told.contains(RECOVERY), "{}", told);
+                }
+            }
+        }
     }
 }

@@ -201,8 +201,10 @@ impl RaftNetworkV2<RaftTypes> for PeerNetwork {
             }
             Either::Left((Err(error), _)) => return Err(Unreachable::new(&error).into()),
         };
-        let vote = wire::required(reply.vote, "vote").map_err(|error| NetworkError::new(&error))?;
-        Ok(SnapshotResponse::new(wire::vote_in(vote)))
+        let vote = wire::required(reply.vote, "vote").and_then(wire::vote_in);
+        Ok(SnapshotResponse::new(
+            vote.map_err(|error| NetworkError::new(&error))?,
+        ))
     }
 
     async fn transfer_leader(
@@ -247,16 +249,16 @@ fn append_reply_in(reply: peer::AppendReply) -> Result<AppendEntriesResponse<Raf
     Ok(match wire::required(reply.outcome, "outcome")? {
         Outcome::Success(_) => AppendEntriesResponse::Success,
         Outcome::Partial(partial) => {
-            AppendEntriesResponse::PartialSuccess(partial.matching.map(wire::log_id_in))
+            AppendEntriesResponse::PartialSuccess(partial.matching.map(wire::log_id_in).transpose()?)
         }
         Outcome::Conflict(_) => AppendEntriesResponse::Conflict,
-        Outcome::HigherVote(vote) => AppendEntriesResponse::HigherVote(wire::vote_in(vote)),
+        Outcome::HigherVote(vote) => AppendEntriesResponse::HigherVote(wire::vote_in(vote)?),
     })
 }
 
 fn vote_reply_in(reply: peer::VoteReply) -> Result<VoteResponse<RaftTypes>, WireError> {
-    let vote = wire::vote_in(wire::required(reply.vote, "vote")?);
-    let last_log: Option<LogId> = reply.last_log.map(wire::log_id_in);
+    let vote = wire::vote_in(wire::required(reply.vote, "vote")?)?;
+    let last_log: Option<LogId> = reply.last_log.map(wire::log_id_in).transpose()?;
     Ok(VoteResponse::new(vote, last_log, reply.granted))
 }
 
@@ -265,12 +267,12 @@ fn transfer_reply_in(reply: peer::TransferReply) -> Result<TransferLeaderRespons
     Ok(match wire::required(reply.outcome, "outcome")? {
         Outcome::Accepted(_) => Ok(()),
         Outcome::VoteChanged(changed) => Err(TransferLeaderError::VoteChanged {
-            expected: wire::vote_in(wire::required(changed.expected, "vote")?),
-            actual: wire::vote_in(wire::required(changed.actual, "vote")?),
+            expected: wire::vote_in(wire::required(changed.expected, "vote")?)?,
+            actual: wire::vote_in(wire::required(changed.actual, "vote")?)?,
         }),
         Outcome::NotFlushed(behind) => Err(TransferLeaderError::LogNotFlushed {
-            expected: behind.expected.map(wire::log_id_in),
-            actual: behind.actual.map(wire::log_id_in),
+            expected: behind.expected.map(wire::log_id_in).transpose()?,
+            actual: behind.actual.map(wire::log_id_in).transpose()?,
         }),
     })
 }

@@ -185,10 +185,10 @@ impl RaftRpc {
         let node = self.receive(request.route.as_ref())?;
         let entries: Result<Vec<_>, WireError> = request.entries.into_iter().map(wire::entry_in).collect();
         let rpc = AppendEntriesRequest {
-            vote: wire::vote_in(wire::required(request.vote, "vote")?),
-            prev_log_id: request.previous.map(wire::log_id_in),
+            vote: wire::vote_in(wire::required(request.vote, "vote")?)?,
+            prev_log_id: request.previous.map(wire::log_id_in).transpose()?,
             entries: entries?,
-            leader_commit: request.leader_commit.map(wire::log_id_in),
+            leader_commit: request.leader_commit.map(wire::log_id_in).transpose()?,
         };
         use peer::append_reply::Outcome;
         let outcome = match node.raft.append_entries(rpc).await.map_err(stopped)? {
@@ -237,7 +237,7 @@ impl RaftRpc {
         request: peer::SnapshotRequest,
     ) -> Result<peer::SnapshotReply, Status> {
         let node = self.receive(request.route.as_ref())?;
-        let vote = wire::vote_in(wire::required(request.vote, "vote")?);
+        let vote = wire::vote_in(wire::required(request.vote, "vote")?)?;
         let snapshot = wire::snapshot_in(wire::required(request.snapshot, "snapshot")?)?;
         let reply = node
             .raft
@@ -258,9 +258,12 @@ impl RaftRpc {
         request: peer::TransferRequest,
     ) -> Result<peer::TransferReply, Status> {
         let node = self.receive(request.route.as_ref())?;
-        let from = wire::vote_in(wire::required(request.from_leader, "vote")?);
-        let rpc =
-            TransferLeaderRequest::<RaftTypes>::new(from, node.id().0, request.last_log.map(wire::log_id_in));
+        let from = wire::vote_in(wire::required(request.from_leader, "vote")?)?;
+        let rpc = TransferLeaderRequest::<RaftTypes>::new(
+            from,
+            node.id().0,
+            request.last_log.map(wire::log_id_in).transpose()?,
+        );
         let reply = node
             .raft
             .handle_transfer_leader(rpc)
@@ -354,8 +357,8 @@ fn stopped(error: RaftError<RaftTypes>) -> Status {
 
 fn vote_request_in(request: peer::VoteRequest) -> Result<VoteRequest<RaftTypes>, WireError> {
     Ok(VoteRequest {
-        vote: wire::vote_in(wire::required(request.vote, "vote")?),
-        last_log_id: request.last_log.map(wire::log_id_in),
+        vote: wire::vote_in(wire::required(request.vote, "vote")?)?,
+        last_log_id: request.last_log.map(wire::log_id_in).transpose()?,
         leadership_transfer: request.leadership_transfer,
     })
 }

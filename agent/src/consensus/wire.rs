@@ -48,14 +48,15 @@ pub(super) fn vote_out(vote: &Vote) -> peer::Vote {
     }
 }
 
-pub(super) fn vote_in(vote: peer::Vote) -> Vote {
-    Vote {
+pub(super) fn vote_in(vote: peer::Vote) -> Result<Vote, WireError> {
+    in_range(vote.term, "term")?;
+    Ok(Vote {
         leader_id: LeaderId {
             term: vote.term,
             node_id: vote.node,
         },
         committed: vote.committed,
-    }
+    })
 }
 
 pub(super) fn log_id_out(id: &LogId) -> peer::LogId {
@@ -66,14 +67,30 @@ pub(super) fn log_id_out(id: &LogId) -> peer::LogId {
     }
 }
 
-pub(super) fn log_id_in(id: peer::LogId) -> LogId {
-    LogId {
+pub(super) fn log_id_in(id: peer::LogId) -> Result<LogId, WireError> {
+    in_range(id.term, "term")?;
+    in_range(id.index, "index")?;
+    Ok(LogId {
         leader_id: LeaderId {
             term: id.term,
             node_id: id.node,
         },
         index: id.index,
+    })
+}
+
+/// Terms and indices are counted up from zero, so that no cluster comes near this in its life. A vote for the highest
+/// term there is would be the last one, and would be kept on disk.
+const COUNTED_AT_MOST: u64 = 1 << 56;
+
+fn in_range(number: u64, what: &'static str) -> Result<(), WireError> {
+    if number <= COUNTED_AT_MOST {
+        return Ok(());
     }
+    Err(WireError::Unreadable {
+        what,
+        why: format!("{number} is beyond {COUNTED_AT_MOST}, which no cluster reaches"),
+    })
 }
 
 pub(super) fn membership_out(membership: &Membership) -> peer::Membership {
@@ -140,7 +157,7 @@ pub(super) fn entry_in(message: peer::Entry) -> Result<Entry, WireError> {
         Some(peer::entry::Payload::Membership(membership)) => Payload::Membership(membership_in(membership)?),
     };
     Ok(Entry {
-        log_id: log_id_in(required(message.id, "entry's place")?),
+        log_id: log_id_in(required(message.id, "entry's place")?)?,
         payload,
     })
 }
@@ -154,7 +171,10 @@ pub(super) fn stored_membership_out(stored: &StoredMembership) -> peer::StoredMe
 
 pub(super) fn stored_membership_in(message: peer::StoredMembership) -> Result<StoredMembership, WireError> {
     let membership = membership_in(required(message.membership, "membership")?)?;
-    Ok(StoredMembership::new(message.id.map(log_id_in), membership))
+    Ok(StoredMembership::new(
+        message.id.map(log_id_in).transpose()?,
+        membership,
+    ))
 }
 
 pub(super) fn snapshot_out(snapshot: &Snapshot) -> peer::Snapshot {
@@ -167,7 +187,7 @@ pub(super) fn snapshot_out(snapshot: &Snapshot) -> peer::Snapshot {
 
 pub(super) fn snapshot_in(message: peer::Snapshot) -> Result<Snapshot, WireError> {
     let meta = SnapshotMeta {
-        last_log_id: message.last_applied.map(log_id_in),
+        last_log_id: message.last_applied.map(log_id_in).transpose()?,
         last_membership: stored_membership_in(required(message.membership, "membership")?)?,
     };
     Ok(Snapshot {
@@ -181,6 +201,8 @@ mod tests {
     use super::*;
     use agent_core::cluster::Command;
     use agent_core::time::WallTime;
+    use proptest::prelude::*;
+    use prost::Message;
 
     fn id(term: u64, node: u64, index: u64) -> LogId {
         LogId {
@@ -250,6 +272,23 @@ mod tests {
     }
 
     #[test]
+    fn numbers_after_which_nothing_can_be_counted_are_refused() {
+        for (term, index) in [(u64::MAX, 1), (1, u64::MAX), (COUNTED_AT_MOST + 1, 1)] {
+            let id = peer::LogId { term, node: 1, index };
+            assert!(matches!(log_id_in(id), Err(WireError::Unreadable { .. })));
+        }
+        let vote = peer::Vote {
+            term: u64::MAX,
+            node: 1,
+            committed: true,
+        };
+        assert!(matches!(
+            vote_in(vote),
+            Err(WireError::Unreadable { what: "term", .. })
+        ));
+    }
+
+    #[test]
     fn a_proposal_is_shown_without_what_it_holds() {
         let proposal = Proposal(Command::Note {
             kind: "k".into(),
@@ -257,5 +296,63 @@ mod tests {
             at: WallTime(0),
         });
         assert_eq!(proposal.to_string(), "Note");
+    }
+
+    fn any_entry() -> impl Strategy<Value = Entry> {
+        let payload = prop_oneof![
+            Just(Payload::Blank),
+            mangled::any_text(0..40).prop_map(|text| {
+                Payload::Normal(Proposal(Command::Note {
+                    kind: "test".into(),
+                    text,
+                    at: WallTime(7),
+                }))
+            }),
+            proptest::collection::btree_set(any::<u64>(), 1..4).prop_map(|voters| {
+                let nodes: BTreeMap<u64, RaftNode> =
+                    voters.iter().map(|id| (*id, RaftNode::default())).collect();
+                Payload::Membership(Membership::new(vec![voters], nodes).expect("valid"))
+            }),
+        ];
+        let number = || 0..=COUNTED_AT_MOST;
+        (number(), any::<u64>(), number(), payload).prop_map(|(term, node, index, payload)| Entry {
+            log_id: id(term, node, index),
+            payload,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_entry_comes_back_and_a_mangled_one_is_refused_or_one_that_can_be_sent(
+            (entry, found) in any_entry().prop_flat_map(|entry| {
+                let bytes = entry_out(&entry).encode_to_vec();
+                (Just(entry), mangled::bytes(&bytes))
+            }),
+        ) {
+            prop_assert_eq!(entry_in(entry_out(&entry)), Ok(entry));
+            if let Some(read) = peer::Entry::decode(found.as_slice()).ok().and_then(|read| entry_in(read).ok()) {
+                prop_assert_eq!(entry_in(entry_out(&read)), Ok(read));
+            }
+        }
+
+        #[test]
+        fn a_mangled_snapshot_is_refused_or_one_that_can_be_sent(
+            found in Just(()).prop_flat_map(|()| {
+                let voters: BTreeSet<u64> = [1, 2].into();
+                let nodes: BTreeMap<u64, RaftNode> = voters.iter().map(|id| (*id, RaftNode::default())).collect();
+                let membership = Membership::new(vec![voters], nodes).expect("valid");
+                let meta = SnapshotMeta {
+                    last_log_id: Some(id(2, 1, 9)),
+                    last_membership: StoredMembership::new(Some(id(1, 1, 3)), membership),
+                };
+                let snapshot = Snapshot { meta, snapshot: b"{}".to_vec() };
+                mangled::bytes(&snapshot_out(&snapshot).encode_to_vec())
+            }),
+        ) {
+            if let Some(read) = peer::Snapshot::decode(found.as_slice()).ok().and_then(|read| snapshot_in(read).ok()) {
+                let again = snapshot_in(snapshot_out(&read)).expect("it was read once");
+                prop_assert!((&again.meta, &again.snapshot) == (&read.meta, &read.snapshot));
+            }
+        }
     }
 }

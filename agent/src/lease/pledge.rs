@@ -116,6 +116,7 @@ impl PledgeFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::fs;
 
     #[test]
@@ -154,6 +155,35 @@ mod tests {
                 matches!(file.load(), Err(PledgeError::Damaged { .. })),
                 "cut at {at}"
             );
+        }
+    }
+
+    proptest! {
+        #![proptest_config(mangled::cases(64))]
+
+        #[test]
+        fn a_mangled_file_is_damage_that_names_it_and_the_way_back(
+            (pledge, faults) in (any::<u64>(), 0..u64::MAX / 2).prop_flat_map(|(epoch, limit)| {
+                let pledge = Pledge {
+                    epoch: Epoch(epoch),
+                    promise_limit: Duration::from_millis(limit),
+                };
+                let dir = tempfile::tempdir().expect("a temporary directory");
+                let file = PledgeFile::new(dir.path());
+                file.store(pledge).expect("written");
+                (Just(pledge), mangled::bytes(&fs::read(&file.path).expect("readable")))
+            }),
+        ) {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let file = PledgeFile::new(dir.path());
+            fs::write(&file.path, &faults).expect("writable");
+            match file.load() {
+                Ok(found) => prop_assert_eq!(found, pledge),
+                Err(error) => {
+                    let told = error.to_string();
+                    prop_assert!(told.contains("pledge") && told.contains("state_dir"), "{}", told);
+                }
+            }
         }
     }
 }

@@ -141,6 +141,7 @@ impl Datagram {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn renewal() -> Datagram {
         Datagram {
@@ -194,5 +195,46 @@ mod tests {
         assert_eq!(Datagram::decode(b"", &key), None);
         assert_eq!(Datagram::decode(&[0x55; LENGTH], &key), None);
         assert_eq!(Datagram::decode(&[0x55; 9_000], &key), None);
+    }
+
+    fn datagram() -> impl Strategy<Value = Datagram> {
+        let kind = prop_oneof![
+            any::<u64>().prop_map(|ns| Kind::Renew {
+                promise: Duration::from_nanos(ns)
+            }),
+            Just(Kind::Granted),
+            any::<u64>().prop_map(|to| Kind::Pledged { to: Epoch(to) }),
+            Just(Kind::TooLong),
+        ];
+        (any::<[u64; 5]>(), kind).prop_map(|([from, to, epoch, round, incarnation], kind)| Datagram {
+            from: NodeId(from),
+            to: NodeId(to),
+            epoch: Epoch(epoch),
+            round,
+            incarnation,
+            kind,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_datagram_is_read_as_it_was_sent_and_a_mangled_one_not_at_all(
+            (sent, found) in datagram().prop_flat_map(|datagram| {
+                let bytes = datagram.encode(&Key::derive("c", "s"));
+                (Just(datagram), mangled::bytes(&bytes))
+            }),
+        ) {
+            let key = Key::derive("c", "s");
+            let bytes = sent.encode(&key);
+            prop_assert_eq!(Datagram::decode(&bytes, &key), Some(sent));
+            if found != bytes {
+                prop_assert_eq!(Datagram::decode(&found, &key), None);
+            }
+        }
+
+        #[test]
+        fn rubbish_of_any_length_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(Datagram::decode(&bytes, &Key::derive("c", "s")), None);
+        }
     }
 }

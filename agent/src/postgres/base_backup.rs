@@ -83,6 +83,7 @@ fn parse_progress(line: &str) -> Option<(u64, Option<u64>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn reads_the_progress_reports() {
@@ -90,5 +91,26 @@ mod tests {
         assert_eq!(parse_progress(line), Some((23_456 * 1024, Some(78_901 * 1024))));
         assert_eq!(parse_progress("pg_basebackup: initiating base backup"), None);
         assert_eq!(parse_progress("0/0 kB"), Some((0, None)));
+    }
+
+    proptest! {
+        #[test]
+        fn progress_is_read_as_the_program_writes_it(done in 0..1_u64 << 40, total in 1..1_u64 << 40) {
+            let line = format!("{done:>12}/{total} kB ({}%), 0/1 tablespace", done * 100 / total);
+            prop_assert_eq!(parse_progress(&line), Some((done * 1024, Some(total * 1024))));
+        }
+
+        #[test]
+        fn mangled_progress_is_a_number_or_another_line(
+            line in prop_oneof![
+                mangled::any_text(0..80),
+                mangled::text("  23456/78901 kB (29%), 0/1 tablespace (...data/base/1/1255)"),
+            ],
+        ) {
+            if let Some((done, total)) = parse_progress(&line) {
+                prop_assert!(line.contains('/') && done % 1024 == 0);
+                prop_assert!(total.is_none_or(|total| total > 0 && total % 1024 == 0));
+            }
+        }
     }
 }

@@ -72,13 +72,23 @@ fn parse_mounts(mountinfo: &str) -> Option<PathBuf> {
         let (place, source) = line.split_once(" - ")?;
         source
             .starts_with("cgroup2 ")
-            .then(|| place.split(' ').nth(4).map(PathBuf::from))?
+            .then(|| place.split(' ').nth(4).map(unescaped).map(PathBuf::from))?
     })
+}
+
+/// The kernel writes blanks, tabs, line breaks and backslashes as three octal digits.
+fn unescaped(place: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(place.to_owned(), |place, (written, meant)| {
+            place.replace(written, meant)
+        })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn finds_the_unified_hierarchy_among_the_mounts() {
@@ -89,5 +99,27 @@ mod tests {
             Some(PathBuf::from("/sys/fs/cgroup/unified"))
         );
         assert_eq!(parse_mounts("30 23 0:26 / /proc rw - proc proc rw\n"), None);
+    }
+
+    const MOUNTS: &str = "30 23 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
+                          31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
+
+    #[test]
+    fn a_mount_point_with_a_blank_in_it_is_read_as_it_is_called() {
+        let mounts = "31 30 0:27 / /mnt/my\\040groups rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(parse_mounts(mounts), Some(PathBuf::from("/mnt/my groups")));
+    }
+
+    proptest! {
+        #[test]
+        fn a_mangled_table_of_mounts_gives_a_place_that_is_in_it_or_none(
+            mounts in prop_oneof![mangled::any_text(0..200), mangled::text(MOUNTS)],
+        ) {
+            if let Some(place) = parse_mounts(&mounts) {
+                prop_assert!(mounts.contains("cgroup2"));
+                let plain = !mounts.contains('\\');
+                prop_assert!(!plain || mounts.contains(place.to_str().expect("text")));
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::PgError;
 use agent_core::pg::{ControlFile, ControlState, Lsn, SystemId, TimelineId};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -132,8 +133,8 @@ fn parse(bytes: &[u8]) -> Result<ControlData, Fault> {
             checksums: word(offset::CHECKSUM_VERSION)? != 0,
         },
         min_recovery_timeline: TimelineId(word(offset::MIN_RECOVERY_TIMELINE)?),
-        segment_size: power_of_two(word(offset::SEGMENT_SIZE)?, "WAL segment")?,
-        page_size: power_of_two(word(offset::PAGE_SIZE)?, "WAL page")?,
+        segment_size: size(word(offset::SEGMENT_SIZE)?, SEGMENT_SIZES, "WAL segment")?,
+        page_size: size(word(offset::PAGE_SIZE)?, PAGE_SIZES, "WAL page")?,
         limits: StandbyLimits {
             max_connections: word(offset::MAX_CONNECTIONS)?,
             max_worker_processes: word(offset::MAX_WORKER_PROCESSES)?,
@@ -144,12 +145,16 @@ fn parse(bytes: &[u8]) -> Result<ControlData, Fault> {
     })
 }
 
-fn power_of_two(size: u32, of: &str) -> Result<u64, Fault> {
-    if size.is_power_of_two() {
+/// What PostgreSQL can be built and made with, bytes.
+const SEGMENT_SIZES: RangeInclusive<u32> = 1 << 20..=1 << 30;
+const PAGE_SIZES: RangeInclusive<u32> = 1 << 10..=1 << 16;
+
+fn size(size: u32, possible: RangeInclusive<u32>, of: &str) -> Result<u64, Fault> {
+    if size.is_power_of_two() && possible.contains(&size) {
         Ok(u64::from(size))
     } else {
         Err(Fault::Layout(format!(
-            "its {of} size of {size} bytes is no power of two"
+            "its {of} size of {size} bytes is none that PostgreSQL knows"
         )))
     }
 }
@@ -178,6 +183,7 @@ fn state_of(number: u32) -> Option<ControlState> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// The bytes of a control file of `version` with a correct checksum.
     fn sample(version: u32, crc_at: usize) -> Vec<u8> {
@@ -232,5 +238,44 @@ mod tests {
             parse(&sample(1900, offset::CRC_18)),
             Err(Fault::Layout(_))
         ));
+    }
+
+    proptest! {
+        #[test]
+        fn a_mangled_control_file_is_refused_unless_what_counts_is_as_it_was(
+            (version, bytes) in (0..3_usize).prop_flat_map(|which| {
+                let (version, crc_at) =
+                    [(1300, offset::CRC_UNTIL_17), (1700, offset::CRC_UNTIL_17), (1800, offset::CRC_18)][which];
+                let counts = sample(version, crc_at)[..crc_at + 4].to_vec();
+                (Just((version, crc_at)), mangled::bytes(&counts))
+            }),
+        ) {
+            let sound = sample(version.0, version.1);
+            if let Ok(found) = parse(&bytes) {
+                prop_assert_eq!(&bytes[..version.1 + 4], &sound[..version.1 + 4]);
+                prop_assert_eq!(found, parse(&sound).expect("sound"));
+            }
+        }
+
+        #[test]
+        fn any_content_under_a_right_checksum_gives_sizes_that_can_be_counted_with(
+            mut bytes in proptest::collection::vec(any::<u8>(), 300..400),
+            layout in 0..3_usize,
+            sizes in (0..32_u32, 0..32_u32),
+        ) {
+            let (version, crc_at) =
+                [(1300_u32, offset::CRC_UNTIL_17), (1700, offset::CRC_UNTIL_17), (1800, offset::CRC_18)][layout];
+            bytes[offset::CONTROL_VERSION..offset::CONTROL_VERSION + 4].copy_from_slice(&version.to_ne_bytes());
+            bytes[offset::STATE..offset::STATE + 4].copy_from_slice(&1_u32.to_ne_bytes());
+            let mut put = |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+            put(offset::PAGE_SIZE, 1 << sizes.0);
+            put(offset::SEGMENT_SIZE, 1 << sizes.1);
+            let crc = crc32c::crc32c(&bytes[..crc_at]);
+            bytes[crc_at..crc_at + 4].copy_from_slice(&crc.to_ne_bytes());
+            if let Ok(control) = parse(&bytes) {
+                prop_assert!((1 << 20..=1 << 30).contains(&control.segment_size));
+                prop_assert!((1 << 10..=1 << 16).contains(&control.page_size));
+            }
+        }
     }
 }

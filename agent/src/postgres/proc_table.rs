@@ -34,7 +34,9 @@ pub struct Process {
 impl Process {
     /// `None` where there is no such process.
     pub fn read(pid: i32) -> Option<Process> {
-        parse_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        // The name in it may be no text.
+        let line = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        parse_stat(&String::from_utf8_lossy(&line))
     }
 
     /// Everything that runs or waits now, zombies included.
@@ -117,6 +119,7 @@ fn parse_stat(line: &str) -> Option<Process> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn reads_a_process_with_an_awkward_name() {
@@ -143,5 +146,36 @@ mod tests {
         let folder = FolderId::of(&std::env::current_dir().expect("a folder")).expect("its identity");
         assert!(!own.serves(folder));
         assert!(own.still_alive());
+    }
+
+    const LINE: &str = "4242 (a) b (c) S 17 4242 4242 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 98765 1 1 1";
+
+    #[test]
+    fn a_process_whose_name_is_no_text_is_seen() {
+        // A name is cut at 15 bytes, in the middle of a letter if it comes so.
+        let line = b"4242 (\xc3\xa4\xc3) S 17 4242 4242 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 98765 1 1 1";
+        let process = parse_stat(&String::from_utf8_lossy(line)).expect("a well-formed line");
+        assert_eq!((process.pid, process.started), (4242, 98_765));
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_hides_a_process_or_makes_it_another(name in mangled::any_text(0..16)) {
+            let line = LINE.replacen("a) b (c", &name, 1);
+            let found = parse_stat(&line);
+            prop_assert_eq!(found, parse_stat(LINE));
+        }
+
+        #[test]
+        fn a_mangled_line_is_a_process_with_all_its_numbers_or_none(
+            line in prop_oneof![mangled::any_text(0..120), mangled::text(LINE)],
+        ) {
+            if let Some(process) = parse_stat(&line) {
+                let (name_end, fields) = (line.rfind(')').expect("a name"), &line);
+                let fields: Vec<&str> = fields[name_end + 1..].split_whitespace().collect();
+                prop_assert_eq!(fields[1].parse(), Ok(process.parent));
+                prop_assert_eq!(fields[19].parse(), Ok(process.started));
+            }
+        }
     }
 }

@@ -12,6 +12,9 @@ use tokio::net::unix::pipe;
 /// How much of a program's output to keep for error messages, bytes.
 const KEPT_OUTPUT: usize = 16 << 10;
 
+/// The longest line, bytes: what is longer is taken for several.
+const LINE_MAX: usize = 64 << 10;
+
 /// A program to run as the server's user.
 pub struct Program {
     name: &'static str,
@@ -133,6 +136,7 @@ impl Lines {
         let complete = match self.rest.iter().rposition(|byte| matches!(byte, b'\n' | b'\r')) {
             _ if bytes.is_empty() => self.rest.len(),
             Some(last) => last + 1,
+            None if self.rest.len() > LINE_MAX => self.rest.len(),
             None => return Vec::new(),
         };
         let taken: Vec<u8> = self.rest.drain(..complete).collect();
@@ -193,6 +197,7 @@ fn advice(output: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn output_is_split_at_progress_reports_too() {
@@ -207,5 +212,60 @@ mod tests {
     fn a_full_disk_is_told_from_a_wrong_password() {
         assert!(advice("write failed: No space left on device").contains("space"));
         assert!(advice("FATAL:  password authentication failed for user \"r\"").contains("password"));
+    }
+
+    #[test]
+    fn a_program_that_never_ends_its_line_takes_no_more_memory_than_one_line_may() {
+        let mut lines = Lines::default();
+        let mut taken = 0;
+        for _ in 0..100 {
+            taken += lines.take(&[b'x'; 8192]).iter().map(String::len).sum::<usize>();
+            assert!(lines.rest.len() <= LINE_MAX);
+        }
+        taken += lines.take(b"").iter().map(String::len).sum::<usize>();
+        assert_eq!(taken, 100 * 8192, "nothing is lost");
+    }
+
+    proptest! {
+        #[test]
+        fn lines_are_the_same_however_the_output_comes_in_pieces(
+            output in prop_oneof![
+                proptest::collection::vec(any::<u8>(), 0..300),
+                mangled::bytes("  1/10 kB\r  2/10 kB\r\npg_basebackup: warning: ä\ndone".as_bytes()),
+            ],
+            ends in proptest::collection::vec(any::<proptest::sample::Index>(), 0..6),
+        ) {
+            let mut ends: Vec<usize> = ends.iter().map(|end| end.index(output.len() + 1)).collect();
+            ends.push(output.len());
+            ends.sort_unstable();
+            let (mut lines, mut found, mut from) = (Lines::default(), Vec::new(), 0);
+            for end in ends {
+                if end > from {
+                    found.extend(lines.take(&output[from..end]));
+                    from = end;
+                }
+            }
+            found.extend(lines.take(b""));
+            let whole: Vec<String> = output
+                .split(|byte| matches!(byte, b'\n' | b'\r'))
+                .filter(|line| !line.is_empty())
+                .map(|line| String::from_utf8_lossy(line).into_owned())
+                .collect();
+            prop_assert_eq!(found, whole);
+        }
+
+        #[test]
+        fn what_is_kept_of_the_output_is_its_end_and_bounded(
+            pieces in proptest::collection::vec((mangled::any_text(0..9), 1..2_000_usize), 0..12),
+        ) {
+            let (mut kept, mut all) = (String::new(), String::new());
+            for (text, times) in &pieces {
+                let piece = &text.repeat(*times);
+                kept.push_str(piece);
+                all.push_str(piece);
+                trim_front(&mut kept);
+                prop_assert!(kept.len() <= 2 * KEPT_OUTPUT && all.ends_with(&kept));
+            }
+        }
     }
 }

@@ -36,6 +36,9 @@ pub fn parse_segment_name(name: &str, segment_size: u64) -> Option<(TimelineId, 
     }
     let part = |range: std::ops::Range<usize>| u32::from_str_radix(&name[range], 16).ok();
     let (timeline, log, segment) = (part(0..8)?, part(8..16)?, part(16..24)?);
+    if u64::from(segment) >= 0x1_0000_0000 / segment_size {
+        return None;
+    }
     Some((
         TimelineId(timeline),
         Lsn((u64::from(log) << 32) + u64::from(segment) * segment_size),
@@ -125,6 +128,7 @@ fn record_end(start: Lsn, length: u64, segment_size: u64, page_size: u64) -> Lsn
 mod tests {
     use super::*;
     use agent_core::pg::TimelineSwitch;
+    use proptest::prelude::*;
 
     const MIB_16: u64 = 16 << 20;
 
@@ -189,5 +193,60 @@ mod tests {
         );
         assert_eq!(owner_of(&history, Lsn(101)), TimelineId(2));
         assert_eq!(owner_of(&history, Lsn(201)), TimelineId(5));
+    }
+
+    #[test]
+    fn a_name_of_a_segment_that_no_log_has_is_no_segments_name() {
+        // The second half counts the segments of 4 GiB: with 16 MiB there are 256.
+        assert_eq!(parse_segment_name("00000001FFFFFFFFFFFFFFFF", MIB_16), None);
+        assert_eq!(parse_segment_name("000000010000000000000100", MIB_16), None);
+        assert_eq!(
+            parse_segment_name("00000001FFFFFFFF000000FF", MIB_16),
+            Some((TimelineId(1), Lsn(0xFFFF_FFFF_FF00_0000)))
+        );
+    }
+
+    fn segment_size() -> impl Strategy<Value = u64> {
+        (20..31_u32).prop_map(|bits| 1 << bits)
+    }
+
+    proptest! {
+        #[test]
+        fn every_segments_name_is_read_as_it_was_made(
+            timeline in any::<u32>().prop_map(TimelineId),
+            lsn in any::<u64>(),
+            size in segment_size(),
+        ) {
+            let name = segment_name(timeline, Lsn(lsn), size);
+            prop_assert_eq!(parse_segment_name(&name, size), Some((timeline, Lsn(lsn - lsn % size))));
+        }
+
+        #[test]
+        fn whatever_lies_in_pg_wal_is_a_segment_by_its_right_name_or_none(
+            name in prop_oneof![
+                mangled::any_text(0..30),
+                "[0-9A-Fa-f]{24}",
+                mangled::text("0000000300000016000000B3"),
+            ],
+            size in segment_size(),
+        ) {
+            if let Some((timeline, first)) = parse_segment_name(&name, size) {
+                prop_assert_eq!(segment_name(timeline, first, size), name.to_ascii_uppercase());
+            }
+        }
+
+        #[test]
+        fn a_record_of_any_length_ends_behind_its_beginning(
+            start in 0..u64::MAX / 2,
+            length in 0..=1_u32 << 22,
+            size in segment_size(),
+            page in 10..17_u32,
+        ) {
+            let end = record_end(Lsn(start), u64::from(length), size, 1 << page);
+            let bytes = u64::from(length).next_multiple_of(ALIGNMENT);
+            let pages = bytes / ((1 << page) - SEGMENT_HEADER) + 2;
+            prop_assert!(end.0 - start >= bytes);
+            prop_assert!(end.0 - start <= bytes + pages * SEGMENT_HEADER);
+        }
     }
 }

@@ -66,7 +66,7 @@ pub async fn run(frame: &Frame, args: &Args) -> Result<(), Failure> {
 }
 
 /// Host and port of every server, the primary first: who wants it should meet it first.
-fn hosts(cluster: &Cluster) -> Vec<(String, String)> {
+pub(super) fn hosts(cluster: &Cluster) -> Vec<(String, String)> {
     let mut members: Vec<_> = cluster
         .members
         .iter()
@@ -101,8 +101,8 @@ fn keywords(hosts: &[(String, String)], args: &Args) -> String {
         .collect();
     let ports: Vec<&str> = hosts.iter().map(|(_, port)| port.as_str()).collect();
     let mut words = vec![
-        format!("host={}", names.join(",")),
-        format!("port={}", ports.join(",")),
+        format!("host={}", quoted(&names.join(","))),
+        format!("port={}", quoted(&ports.join(","))),
     ];
     words.extend(
         args.dbname
@@ -119,7 +119,7 @@ fn quoted(value: &str) -> String {
     if !value.is_empty()
         && value
             .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ',' | ':'))
     {
         return value.to_owned();
     }
@@ -129,7 +129,7 @@ fn quoted(value: &str) -> String {
 fn uri(hosts: &[(String, String)], args: &Args) -> String {
     let hosts: Vec<String> = hosts
         .iter()
-        .map(|(host, port)| format!("{host}:{port}"))
+        .map(|(host, port)| format!("{}:{}", escaped_host(host), escaped(port)))
         .collect();
     format!(
         "postgresql://{}{}/{}?target_session_attrs={}&connect_timeout={CONNECT_TIMEOUT}",
@@ -141,6 +141,14 @@ fn uri(hosts: &[(String, String)], args: &Args) -> String {
         args.dbname.as_deref().map(escaped).unwrap_or_default(),
         attributes(args.role),
     )
+}
+
+/// An IPv6 address keeps its brackets and colons.
+fn escaped_host(host: &str) -> String {
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) if address.parse::<std::net::Ipv6Addr>().is_ok() => host.to_owned(),
+        _ => escaped(host),
+    }
 }
 
 fn escaped(text: &str) -> String {
@@ -159,6 +167,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use proto::control::Member;
 
     fn cluster() -> Cluster {
@@ -204,5 +213,67 @@ mod tests {
                 .contains(r"dbname='my db' user='o\'neil' target_session_attrs=prefer-standby")
         );
         assert!(uri(&hosts(&cluster()), &args).starts_with("postgresql://o%27neil@n2:5432,n1:5432/my%20db?"));
+    }
+
+    /// A connection string as libpq reads it.
+    fn words(text: &str) -> Vec<(String, String)> {
+        let (mut words, mut rest) = (Vec::new(), text);
+        while let Some((key, after)) = rest.split_once('=') {
+            let is_quoted = after.starts_with('\'');
+            let mut value = String::new();
+            let mut chars = after.chars();
+            if is_quoted {
+                chars.next();
+            }
+            loop {
+                match chars.next() {
+                    Some('\\') => value.extend(chars.next()),
+                    Some('\'') if is_quoted => break,
+                    Some(' ') if !is_quoted => break,
+                    Some(c) => value.push(c),
+                    None => break,
+                }
+            }
+            words.push((key.trim().to_owned(), value));
+            rest = chars.as_str();
+        }
+        words
+    }
+
+    proptest! {
+        #[test]
+        fn no_address_name_or_user_adds_a_word_to_a_connection_string(
+            address in mangled::text("db1.example:5432"),
+            dbname in mangled::any_text(0..20),
+            user in mangled::any_text(0..20),
+        ) {
+            let member = Member {
+                kind: "data".to_owned(),
+                postgres: address,
+                ..Member::default()
+            };
+            let hosts = hosts(&Cluster {
+                members: vec![member],
+                ..Cluster::default()
+            });
+            let args = args(Role::Any, Some(&dbname), Some(&user));
+            if let [(host, port)] = hosts.as_slice() {
+                let found = words(&keywords(&hosts, &args));
+                let expected = [
+                    ("host", host.trim_matches(['[', ']'])),
+                    ("port", port.as_str()),
+                    ("dbname", &dbname),
+                    ("user", &user),
+                    ("target_session_attrs", "any"),
+                    ("connect_timeout", "2"),
+                ];
+                let expected: Vec<(String, String)> =
+                    expected.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+                prop_assert_eq!(found, expected);
+                let uri = uri(&hosts, &args);
+                prop_assert_eq!(uri.matches('?').count(), 1, "{}", uri);
+                prop_assert!(uri.chars().all(|c| c.is_ascii_graphic()), "{}", uri);
+            }
+        }
     }
 }

@@ -44,7 +44,7 @@ pub async fn run(frame: &Frame, args: &Args) -> Result<(), Failure> {
         };
     }
     for line in describe(&risk) {
-        eprintln!("{line}");
+        eprintln!("{}", output::plain(&line));
     }
     if !risk.acknowledged_is_safe && !args.accept_data_loss {
         return Err(Failure::Refused {

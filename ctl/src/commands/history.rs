@@ -61,7 +61,7 @@ pub async fn run(frame: &Frame, args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn turned_off(epoch: u64, proof: &StonithProof) -> String {
+pub(super) fn turned_off(epoch: u64, proof: &StonithProof) -> String {
     let code = proof
         .exit_code
         .map(|code| format!(", exit code {code}"))
@@ -80,7 +80,7 @@ fn turned_off(epoch: u64, proof: &StonithProof) -> String {
     )
 }
 
-fn row(record: &EpochRecord) -> Vec<String> {
+pub(super) fn row(record: &EpochRecord) -> Vec<String> {
     // Two clocks of two nodes: a difference below zero shows as zero.
     let took = record
         .opened_at_unix_ms

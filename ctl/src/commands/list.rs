@@ -28,8 +28,7 @@ pub async fn run(frame: &Frame, args: &Args) -> Result<(), Failure> {
     };
     loop {
         if frame.format == Format::Table && std::io::stdout().is_terminal() {
-            // Home, and clear to the end of the screen.
-            output::line("\x1b[H\x1b[J")?;
+            output::clear_screen()?;
         }
         match show(frame).await {
             // The cluster may be back the next time.
@@ -94,7 +93,7 @@ pub fn headline(cluster: &Cluster) -> String {
     )
 }
 
-fn row(member: &Member) -> Vec<String> {
+pub(super) fn row(member: &Member) -> Vec<String> {
     vec![
         member.name.clone(),
         member.role.clone(),

@@ -24,6 +24,9 @@ pub mod unfence;
 pub mod version;
 pub mod wal;
 
+#[cfg(test)]
+mod odd_answers_tests;
+
 use crate::cli::{Cli, Command, Globals};
 use crate::failure::Failure;
 use crate::output::Format;

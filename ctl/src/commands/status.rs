@@ -66,7 +66,7 @@ fn fencing(member: &Member) -> Option<String> {
     ))
 }
 
-fn lines(cluster: &Cluster) -> Vec<String> {
+pub(super) fn lines(cluster: &Cluster) -> Vec<String> {
     let mut lines = vec![headline(cluster)];
     let mut fact = |name: &str, value: String| lines.push(format!("  {name:<16} {value}"));
     let lease = cluster

@@ -57,8 +57,8 @@ pub fn tell(progress: &Progress) -> Result<(), Failure> {
         eprintln!(
             "[{:>8}] {}: {}",
             span(progress.elapsed_ms),
-            progress.phase,
-            progress.message
+            output::plain(&progress.phase),
+            output::plain(&progress.message)
         );
     }
     Ok(())

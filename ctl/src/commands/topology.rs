@@ -24,7 +24,7 @@ pub async fn run(frame: &Frame, _: &Args) -> Result<(), Failure> {
 }
 
 /// The members as lines of a tree. Each is shown once, whatever they say of their upstreams.
-fn tree(cluster: &Cluster) -> Vec<String> {
+pub(super) fn tree(cluster: &Cluster) -> Vec<String> {
     let mut lines = Vec::new();
     let mut shown = vec![false; cluster.members.len()];
     let members = &cluster.members;

@@ -1,10 +1,10 @@
+use super::numbers::number_after;
 use super::state::{HISTORY_KEPT, REQUESTS_KEPT};
 use super::{
     Cause, ClusterState, Command, EpochChange, EpochRecord, Member, MemberKind, Pause, Promotion, Settings,
     SwitchoverOutcome, SwitchoverPhase, SyncRule, gate,
 };
 use crate::ids::{Epoch, NodeId, RequestId};
-use crate::pg::TimelineId;
 use crate::reason::Reason;
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
@@ -94,10 +94,14 @@ impl ClusterState {
                 if !self.cluster_id.is_empty() {
                     return Ok(Applied::Unchanged);
                 }
+                let next = members
+                    .keys()
+                    .next_back()
+                    .map_or(Ok(1), |node| number_after(*node))?;
                 self.cluster_id.clone_from(cluster_id);
                 self.name.clone_from(name);
                 self.members.clone_from(members);
-                self.next_node = members.keys().map(|node| node.0 + 1).max().unwrap_or(1);
+                self.next_node = self.next_node.max(next);
                 self.settings.clone_from(settings);
                 self.secrets = secrets.clone();
                 Ok(Applied::Done)
@@ -213,7 +217,7 @@ impl ClusterState {
             ));
         }
         let node = NodeId(self.next_node);
-        self.next_node += 1;
+        self.next_node = number_after(node)?;
         self.members.insert(node, member.clone());
         self.record(at, "member-added", format!("{} is node {node}", member.name));
         Ok(Applied::Member { node })
@@ -268,12 +272,15 @@ impl ClusterState {
             }
         }
         let fence = self.fenced.get(&old).cloned();
-        self.remove_member(old, at)?;
-        let added = self.add_member(member, at)?;
+        // Both halves, or neither.
+        let mut after = self.clone();
+        after.remove_member(old, at)?;
+        let added = after.add_member(member, at)?;
         if let (Some(fence), Applied::Member { node }) = (fence, &added) {
             // It is the same machine: losing its state must not set it free.
-            self.fenced.insert(*node, fence);
+            after.fenced.insert(*node, fence);
         }
+        *self = after;
         Ok(added)
     }
 
@@ -335,6 +342,11 @@ impl ClusterState {
         let written = gate::written_under(self, change).len();
         let epoch = self.epoch.next();
         let in_place = change.cause == Cause::PledgeRepair;
+        let timeline = if in_place {
+            self.timeline
+        } else {
+            self.timeline_after(change)?
+        };
         let position = change
             .released
             .get(&change.to)
@@ -349,7 +361,7 @@ impl ClusterState {
                 .into_iter()
                 .map(|gate| format!("{}: {}", gate.id, gate.found))
                 .collect(),
-            timeline: self.timeline,
+            timeline,
             position,
             granted_at: change.at,
             opened_at: None,
@@ -359,14 +371,7 @@ impl ClusterState {
         self.epoch = epoch;
         self.holder = Some(change.to);
         if !in_place {
-            // A number of its own for each promotion: two promotions from one timeline must never share one.
-            let highest = change
-                .released
-                .values()
-                .filter_map(|release| release.position)
-                .map(|p| p.timeline)
-                .max();
-            self.timeline = TimelineId(self.timeline.max(highest.unwrap_or_default()).0 + 1);
+            self.timeline = timeline;
             self.granted_at = position;
             self.promotion = None;
         }
@@ -387,10 +392,7 @@ impl ClusterState {
                 change.why
             ),
         );
-        self.history.push_back(EpochRecord {
-            timeline: self.timeline,
-            ..record
-        });
+        self.history.push_back(record);
         while self.history.len() > HISTORY_KEPT {
             self.history.pop_front();
         }
@@ -515,7 +517,7 @@ impl ClusterState {
             .validate()
             .map_err(|error| conflict("bad-settings", error.to_string()))?;
         let changed = Settings {
-            version: settings.version + 1,
+            version: settings.version.saturating_add(1),
             ..settings.clone()
         };
         self.settings = changed;

@@ -12,6 +12,7 @@ mod apply;
 mod command;
 mod fencing;
 pub mod gate;
+mod numbers;
 mod orders;
 mod risk;
 mod settings;

@@ -118,6 +118,7 @@ fn percent_decoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn lag(text: &str) -> Option<u64> {
         Query::parse(&format!("lag={text}"))
@@ -171,6 +172,49 @@ mod tests {
     fn broken_escapes_stand_for_themselves() {
         for text in ["%", "%4", "%zz", "%ff"] {
             assert!(!percent_decoded(text).is_empty(), "{text}");
+        }
+    }
+
+    const VALID: &str = "lag=16MB&replication_state=streaming&mode=write&tag_zone=eu%2Dwest&tag_a=b+c";
+
+    proptest! {
+        #[test]
+        fn any_query_is_read_or_refused_by_the_name_that_is_in_it(
+            text in prop_oneof![mangled::any_text(0..60), mangled::text(VALID)],
+        ) {
+            let asked: Vec<(String, String)> = text
+                .split('&')
+                .filter(|pair| !pair.is_empty())
+                .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+                .map(|(name, value)| (percent_decoded(name), percent_decoded(value)))
+                .collect();
+            match Query::parse(&text) {
+                // Nothing was ignored: a limit that is not seen would send readers to a standby that lags.
+                Ok(query) => for (name, value) in asked {
+                    let taken = match name.as_str() {
+                        "lag" => query.lag_bytes.is_some(),
+                        "replication_state" => query.streaming,
+                        "mode" => matches!(value.as_str(), "apply" | "write"),
+                        tag => query.tags.contains_key(tag.strip_prefix("tag_").unwrap_or_default()),
+                    };
+                    prop_assert!(taken, "{} is ignored in {:?}", name, text);
+                },
+                Err(bad) => prop_assert!(asked.contains(&(bad.parameter, bad.value))),
+            }
+        }
+
+        #[test]
+        fn what_was_escaped_is_read_as_it_was(value in mangled::any_text(0..40)) {
+            let escaped: String = value.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            let query = Query::parse(&format!("tag_x={escaped}")).expect("a tag");
+            prop_assert_eq!(&query.tags["x"], &value);
+        }
+
+        #[test]
+        fn a_lag_is_never_read_as_another_number(count in any::<u64>(), unit in 0..5_usize) {
+            let unit = ["", "kB", "MB", "GB", "TB"][unit];
+            let wide = u128::from(count) << (10 * ["", "kB", "MB", "GB", "TB"].iter().position(|u| *u == unit).unwrap_or(0));
+            prop_assert_eq!(lag(&format!("{count}{unit}")), u64::try_from(wide).ok());
         }
     }
 }

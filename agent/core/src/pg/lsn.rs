@@ -53,6 +53,7 @@ impl TryFrom<String> for Lsn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn reads_and_writes_as_postgresql_does() {
@@ -68,6 +69,40 @@ mod tests {
     fn says_what_an_lsn_looks_like_when_it_gets_something_else() {
         for text in ["", "5", "0/", "/5", "0/XYZ", "100000000/0"] {
             assert!(text.parse::<Lsn>().is_err(), "{text} was taken for an LSN");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_lsn_is_read_as_it_was_written(lsn in any::<u64>().prop_map(Lsn)) {
+            prop_assert_eq!(lsn.to_string().parse(), Ok(lsn));
+        }
+
+        #[test]
+        fn what_is_taken_for_an_lsn_is_two_hexadecimal_numbers(
+            text in prop_oneof![
+                mangled::any_text(0..20),
+                any::<u64>().prop_flat_map(|lsn| mangled::text(&Lsn(lsn).to_string())),
+            ],
+        ) {
+            let digits = |half: &str| {
+                (!half.is_empty() && half.chars().all(|c| c.is_ascii_hexdigit()))
+                    .then(|| half.trim_start_matches('0').to_ascii_uppercase())
+            };
+            let halves = text.trim().split_once('/');
+            let written = halves.and_then(|(high, low)| Some((digits(high)?, digits(low)?)));
+            match text.parse::<Lsn>() {
+                Ok(lsn) => {
+                    let read = lsn.to_string();
+                    let (high, low) = read.split_once('/').expect("two halves");
+                    prop_assert_eq!(Some((digits(high).unwrap(), digits(low).unwrap())), written, "{}", text);
+                }
+                Err(error) => {
+                    prop_assert!(error.to_string().contains(&text));
+                    let fits = |half: &String| half.len() <= 8;
+                    prop_assert!(!written.is_some_and(|(high, low)| fits(&high) && fits(&low)), "{}", text);
+                }
+            }
         }
     }
 }

@@ -67,6 +67,7 @@ impl TimelineHistory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn reads_a_history_file() {
@@ -82,5 +83,28 @@ mod tests {
     fn refuses_what_is_no_history_file() {
         assert_eq!(TimelineHistory::parse(TimelineId(2), "garbage"), None);
         assert_eq!(TimelineHistory::parse(TimelineId(2), "1\tnot-an-lsn"), None);
+    }
+
+    const FILE: &str = "1\t0/3000148\tno recovery target specified\n\n# a comment\n2\t16/B374D848\tbefore\n";
+
+    proptest! {
+        #[test]
+        fn a_history_is_read_line_by_line_or_not_at_all(
+            content in prop_oneof![mangled::any_text(0..80), mangled::text(FILE)],
+        ) {
+            let lines = content
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty() && !line.starts_with('#'));
+            if let Some(history) = TimelineHistory::parse(TimelineId(3), &content) {
+                let lines: Vec<&str> = lines.collect();
+                prop_assert_eq!(history.switches.len(), lines.len(), "a line was left out");
+                for (switch, line) in history.switches.iter().zip(lines) {
+                    let mut words = line.split_whitespace();
+                    prop_assert_eq!(words.next().and_then(|word| word.parse().ok()), Some(switch.timeline.0));
+                    prop_assert_eq!(words.next().and_then(|word| word.parse().ok()), Some(switch.end));
+                }
+            }
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::fixtures::{N1, N2, N3, founded, member, nodes, request, rule, serving, told};
 use agent_core::cluster::{
-    Applied, Cause, ClusterState, Command, EpochChange, MemberKind, Rejected, Settings, SyncMode, SyncRule,
+    Applied, Cause, ClusterState, Command, EpochChange, MemberKind, Rejected, Secrets, Settings,
+    StonithProof, SyncMode, SyncRule,
 };
 use agent_core::ids::{Epoch, NodeId, RequestId};
 use agent_core::pg::{Lsn, SystemId, TimelineId};
@@ -150,8 +151,31 @@ fn a_number_is_never_given_twice() {
     assert_eq!(state.apply(&add("c")), Ok(Applied::Member { node: NodeId(5) }));
 }
 
+#[test]
+fn the_last_timeline_and_the_last_number_are_refused_and_change_nothing() {
+    let mut state = serving(SyncMode::Quorum);
+    let before = state.clone();
+    let Command::ChangeEpoch(mut change) = grant(N2, 1, 300) else {
+        unreachable!("a grant")
+    };
+    change.released.insert(N2, told(u32::MAX, 300));
+    change.released.remove(&N3);
+    assert!(state.apply(&Command::ChangeEpoch(change)).is_err());
+    assert_eq!(state, before);
+    let found = Command::Found {
+        cluster_id: "c".to_owned(),
+        name: "test".to_owned(),
+        members: [(NodeId(u64::MAX), member("n1", MemberKind::Data))].into(),
+        settings: Box::default(),
+        secrets: Secrets::default(),
+    };
+    let mut nothing = ClusterState::default();
+    assert_eq!(conflict(nothing.apply(&found)), "numbers-used-up");
+    assert_eq!(nothing, ClusterState::default());
+}
+
 fn any_node() -> impl Strategy<Value = NodeId> {
-    (0..6_u64).prop_map(NodeId)
+    prop_oneof![30 => 0..6_u64, 1 => Just(u64::MAX)].prop_map(NodeId)
 }
 
 fn any_request() -> impl Strategy<Value = RequestId> {
@@ -181,11 +205,12 @@ fn any_change() -> impl Strategy<Value = Command> {
         Just(Cause::ManualFailover),
         Just(Cause::PledgeRepair),
     ];
-    let release = (any_node(), 0..4_u32, 0..500_u64).prop_map(|(node, t, lsn)| (node, told(t, lsn)));
+    let timeline = prop_oneof![30 => 0..4_u32, 1 => u32::MAX - 1..=u32::MAX];
+    let release = (any_node(), timeline, 0..500_u64).prop_map(|(node, t, lsn)| (node, told(t, lsn)));
     let loss = proptest::option::of(0..100_u64);
     let released = proptest::collection::btree_map(any_node(), release.prop_map(|(_, r)| r), 0..4);
     (
-        0..5_u64,
+        prop_oneof![30 => 0..5_u64, 1 => Just(u64::MAX)],
         any_node(),
         cause,
         released,
@@ -196,7 +221,7 @@ fn any_change() -> impl Strategy<Value = Command> {
         .prop_map(|(from, to, cause, released, sync, may_lose_bytes, fits)| {
             let sync = if fits {
                 SyncRule {
-                    epoch: Epoch(from + 1),
+                    epoch: Epoch(from.wrapping_add(1)),
                     primary: to,
                     ..sync
                 }
@@ -215,6 +240,19 @@ fn any_change() -> impl Strategy<Value = Command> {
                 at: WallTime(0),
             }))
         })
+}
+
+fn any_proof() -> impl Strategy<Value = StonithProof> {
+    (0..5_u64, any_node()).prop_map(|(epoch, node)| StonithProof {
+        epoch: Epoch(epoch),
+        node,
+        by: "n9".to_owned(),
+        device: "a device".to_owned(),
+        exit_code: Some(2),
+        output: String::new(),
+        began: WallTime(0),
+        at: WallTime(0),
+    })
 }
 
 fn any_command() -> impl Strategy<Value = Command> {
@@ -259,6 +297,31 @@ fn any_command() -> impl Strategy<Value = Command> {
         ),
         1 => any_request()
             .prop_map(move |request| Command::DropFailoverOrder { request, why: String::new(), at }),
+        1 => any_node().prop_map(|node| Command::Found {
+            cluster_id: format!("c{node}"),
+            name: "again".to_owned(),
+            members: [(node, member("m", MemberKind::Data))].into(),
+            settings: Box::default(),
+            secrets: Secrets::default(),
+        }),
+        1 => (any_node(), any_node()).prop_map(|(node, name)| Command::AnnounceMember {
+            node,
+            member: member(&format!("m{name}"), MemberKind::Data),
+        }),
+        1 => any_node().prop_map(move |node| Command::Note {
+            kind: "test".to_owned(),
+            text: format!("of {node}"),
+            at,
+        }),
+        1 => (any_request(), any_node(), any_node()).prop_map(move |(request, old, name)| {
+            Command::ReplaceMember { request, old, member: member(&format!("n{name}"), MemberKind::Data), at }
+        }),
+        1 => (any_request(), any_node())
+            .prop_map(move |(request, node)| Command::FenceNode { request, node, reason: String::new(), at }),
+        1 => (any_request(), any_node())
+            .prop_map(move |(request, node)| Command::UnfenceNode { request, node, at }),
+        2 => (proptest::option::of(any_request()), any_proof())
+            .prop_map(|(request, proof)| Command::RecordStonith { request, proof: Box::new(proof) }),
     ]
 }
 
@@ -307,6 +370,28 @@ proptest! {
             let all = state.voters.all();
             prop_assert!(set.is_subset(&all));
             prop_assert!(!state.voters.majority(&nodes(&[])));
+        }
+    }
+
+    /// A command that was read from somewhere, with other numbers and names in it than anybody meant.
+    #[test]
+    fn a_mangled_command_that_is_still_one_breaks_nothing(
+        commands in proptest::collection::vec(any_command(), 1..6).prop_flat_map(|commands| {
+            let mangled: Vec<_> = commands
+                .iter()
+                .map(|command| mangled::text(&serde_json::to_string(command).expect("plain data")))
+                .collect();
+            mangled
+        }),
+    ) {
+        let mut state = serving(SyncMode::Quorum);
+        for command in commands.iter().filter_map(|text| serde_json::from_str::<Command>(text).ok()) {
+            let before = state.clone();
+            // Whatever it says.
+            let _ = state.apply(&command);
+            prop_assert!(holds(&before, &state), "{command:?}: {before:?} -> {state:?}");
+            let text = serde_json::to_string(&state).expect("plain data");
+            prop_assert_eq!(serde_json::from_str::<ClusterState>(&text).expect("read back"), state.clone());
         }
     }
 }

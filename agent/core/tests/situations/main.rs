@@ -6,5 +6,6 @@ mod apply;
 mod coordinator;
 mod fixtures;
 mod gate;
+mod mangled_reports;
 mod node;
 mod stonith;

@@ -1,4 +1,5 @@
 mod fence;
+mod noise;
 mod orders;
 mod rig;
 

@@ -95,10 +95,24 @@ impl LogContent {
             .record
             .ok_or("a record of a kind that this agent does not know")?
         {
-            record::Record::Vote(vote) => self.vote = Some(wire::vote_in(vote)),
-            record::Record::Committed(id) => self.committed = Some(wire::log_id_in(id)),
-            record::Record::Truncate(at) => self.truncate_after(at.last.map(wire::log_id_in)),
-            record::Record::Purged(id) => self.purge(wire::log_id_in(id)),
+            record::Record::Vote(vote) => self.vote = Some(wire::vote_in(vote).map_err(unreadable)?),
+            record::Record::Committed(id) => {
+                self.committed = Some(wire::log_id_in(id).map_err(unreadable)?);
+            }
+            record::Record::Truncate(at) => {
+                let last = at.last.map(wire::log_id_in).transpose().map_err(unreadable)?;
+                self.truncate_after(last);
+            }
+            record::Record::Purged(id) => {
+                self.purge(wire::log_id_in(id).map_err(unreadable)?);
+                let first = self.entries.first_key_value().map(|(index, _)| *index);
+                if first.is_some_and(|first| id.index.checked_add(1) != Some(first)) {
+                    return Err(format!(
+                        "the entries do not follow entry {}, which was purged",
+                        id.index
+                    ));
+                }
+            }
             record::Record::Entry(entry) => self.put(wire::entry_in(entry).map_err(unreadable)?)?,
         }
         Ok(())
@@ -107,8 +121,11 @@ impl LogContent {
     /// Stores an entry behind the last one, or in the place of one that is there.
     pub(super) fn put(&mut self, entry: Entry) -> Result<(), String> {
         let index = entry.log_id.index;
-        let next = self.last().map(|last| last.index + 1);
-        if next.is_some_and(|next| index > next) || self.purged.is_some_and(|purged| index <= purged.index) {
+        let fits = match self.last() {
+            None => true,
+            Some(last) => last.index.checked_add(1) == Some(index) || self.entries.contains_key(&index),
+        };
+        if !fits {
             return Err(format!("entry {index} does not follow the ones before it"));
         }
         self.entries.insert(index, entry);
@@ -117,13 +134,13 @@ impl LogContent {
 
     pub(super) fn truncate_after(&mut self, last: Option<LogId>) {
         match last {
-            Some(last) => drop(self.entries.split_off(&(last.index + 1))),
+            Some(last) => self.entries.retain(|index, _| *index <= last.index),
             None => self.entries.clear(),
         }
     }
 
     pub(super) fn purge(&mut self, upto: LogId) {
-        self.entries = self.entries.split_off(&(upto.index + 1));
+        self.entries.retain(|index, _| *index > upto.index);
         self.purged = self.purged.max(Some(upto));
     }
 }

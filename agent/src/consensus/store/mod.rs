@@ -71,4 +71,6 @@ pub enum OpenError {
 }
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod tests;

@@ -106,5 +106,23 @@ mod tests {
         fn garbage_is_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = Frame::decode(&bytes);
         }
+
+        #[test]
+        fn what_is_read_of_a_mangled_frame_is_what_stands_in_it(
+            bytes in (any::<[u64; 3]>(), 0..2_usize).prop_flat_map(|([epoch, boot_ns, raw_ns], kind)| {
+                let (epoch, until) = (Epoch(epoch), ClockReading { boot_ns, raw_ns });
+                let frame = [Frame::Arm { epoch, until }, Frame::Armed { epoch, until }][kind];
+                mangled::bytes(&frame.encode())
+            }),
+        ) {
+            let read = Frame::decode(&bytes);
+            prop_assert!(read.is_none() || bytes.len() == LENGTH);
+            // A deadline is never made up: it is in the bytes, or there is none.
+            if let Some(Frame::Arm { epoch, until } | Frame::Armed { epoch, until }) = read {
+                let kind = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+                let again = if kind == 2 { Frame::Arm { epoch, until } } else { Frame::Armed { epoch, until } };
+                prop_assert_eq!(again.encode().to_vec(), bytes);
+            }
+        }
     }
 }

@@ -157,7 +157,7 @@ impl Answer<'_> {
             .body
             .first_chunk::<4>()
             .map_or(-libc::EBADMSG, |b| i32::from_ne_bytes(*b));
-        Some(-code)
+        Some(code.wrapping_neg())
     }
 }
 
@@ -200,6 +200,7 @@ pub(super) fn text(value: &[u8]) -> Option<&str> {
 mod tests {
     use super::super::netfilter as nf;
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     #[cfg(target_endian = "little")]
@@ -264,5 +265,73 @@ mod tests {
         }
         assert_eq!(answers(&[]).next(), None);
         assert_eq!(attribute(&[0, 0, 1, 0], 1), None);
+    }
+
+    /// What is read of an answer, whatever the answer is.
+    fn read_all(datagram: &[u8]) -> Vec<(Option<i32>, usize)> {
+        let mut read = Vec::new();
+        for answer in answers(datagram) {
+            let attributes = answer.body.get(FAMILY_HEADER..).unwrap_or_default();
+            for kind in 0..8 {
+                if let Some(value) = attribute(attributes, kind) {
+                    let _ = (text(value), super::super::ruleset::comment_text(value));
+                    assert!(value.len() <= attributes.len());
+                }
+            }
+            read.push((answer.errno(), answer.body.len()));
+        }
+        read
+    }
+
+    #[test]
+    fn the_lowest_error_number_is_an_error_and_not_a_panic() {
+        let mut bytes = 20_u32.to_ne_bytes().to_vec();
+        bytes.extend((libc::NLMSG_ERROR as u16).to_ne_bytes());
+        bytes.extend([0; 10]);
+        bytes.extend(i32::MIN.to_ne_bytes());
+        let codes: Vec<_> = answers(&bytes).map(|answer| answer.errno()).collect();
+        assert_eq!(codes, [Some(i32::MIN)]);
+    }
+
+    proptest! {
+        #[test]
+        fn answers_of_any_form_are_taken_apart_within_their_bounds(
+            datagram in prop_oneof![
+                proptest::collection::vec(any::<u8>(), 0..200),
+                Just(()).prop_flat_map(|()| {
+                    let mut messages = Messages::new();
+                    messages.batch(|m| {
+                        m.change(nf::message::NEWSETELEM, libc::NLM_F_CREATE, |m| {
+                            m.text(nf::NFTA_SET_ELEM_LIST_TABLE, "t");
+                            m.nest(nf::NFTA_SET_ELEM_LIST_ELEMENTS, |m| m.long_number(nf::NFTA_SET_ELEM_TIMEOUT, 5));
+                        });
+                    });
+                    mangled::bytes(messages.bytes())
+                }),
+            ],
+        ) {
+            let bodies: usize = read_all(&datagram).iter().map(|(_, length)| length + HEADER).sum();
+            prop_assert!(bodies <= datagram.len());
+        }
+
+        #[test]
+        fn a_mangled_refusal_never_becomes_a_confirmation_unless_its_number_is_zero(
+            code in 1..4096_i32,
+            faults in Just(()).prop_flat_map(|()| mangled::bytes_once(&[0; 36])),
+            struck in any::<proptest::sample::Index>(),
+        ) {
+            // struct nlmsgerr: the error, then the header of the message that is refused.
+            let mut bytes = 36_u32.to_ne_bytes().to_vec();
+            bytes.extend((libc::NLMSG_ERROR as u16).to_ne_bytes());
+            bytes.extend([0; 10]);
+            bytes.extend((-code).to_ne_bytes());
+            bytes.extend([0; 16]);
+            // Anywhere but in the number itself.
+            let at = struck.index(bytes.len());
+            if !(16..20).contains(&at) {
+                bytes[at] ^= faults.first().copied().unwrap_or(1) | 1;
+            }
+            prop_assert!(answers(&bytes).all(|answer| answer.errno() != Some(0)));
+        }
     }
 }
