@@ -46,6 +46,12 @@ jepsen: deps ## Breaks a cluster and checks what clients saw; TIME=600 NODES=3|5
 	    $(if $(SEED),--seed $(SEED)) --nemeses $(or $(NEMESES),all) --workloads $(or $(WORKLOAD),all) \
 	    --profile $(or $(PROFILE),default) --mode $(or $(MODE),quorum) $(JEPSEN_ARGS)
 
+.PHONY: jepsen-bites
+jepsen-bites: deps ## Turns safety rules off one by one, and lets the suite catch each; TIME=90 SEEDS="1 2 3" ONLY=rule
+	@servers=$$(scripts/test-servers) && export PGCTL_TEST_PG_BINDIRS=$$servers && \
+	  cargo build --locked --package agent --package ctl --package jepsen --bins --features agent/sabotage \
+	    --target-dir target/sabotage && tests/jepsen-style/bites
+
 .PHONY: bench-failover
 bench-failover: ## Compares with Patroni on this machine; RUNS=5; writes bench/results/failover.json
 	@scripts/install-deps bench
