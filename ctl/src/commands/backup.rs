@@ -16,7 +16,7 @@ Examples:
   pgctl backup create --node n3 --max-rate-mb 50
   pgctl backup list
   pgctl backup show 20261121T074242Z-3f2a
-  pgctl backup list --config /root/repository.toml --cluster demo    # with no agent left")]
+  pgctl backup list --config repository.toml --cluster demo    # with no agent left")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,

@@ -36,7 +36,7 @@ Examples:
   pgctl restore --preview --to-time '2026-11-21 14:02:59+01'
   pgctl restore --into /srv/rescue --to-time '2026-11-21 14:02:59+01' --port 5499
   pgctl restore --into /srv/pg                        # all that was archived
-  pgctl restore --into /srv/pg --config /root/repository.toml --cluster demo"
+  pgctl restore --into /srv/pg --config repository.toml --cluster demo"
 )]
 pub struct Args {
     /// The directory; made if it is not there, and must be empty
