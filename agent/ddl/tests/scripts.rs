@@ -123,3 +123,19 @@ proptest! {
         let _ = fixed(&text, &files[0]);
     }
 }
+
+/// The CHECK proves nothing about the bound, and the linter does not compare the two: it must not keep silent.
+#[test]
+fn a_check_that_may_not_prove_the_bound_is_named() {
+    let known = schema(
+        "CREATE TABLE p (id int) PARTITION BY RANGE (id); CREATE TABLE c (id int, CONSTRAINT near CHECK (id > 0));",
+    );
+    let sql = "ALTER TABLE p ATTACH PARTITION c FOR VALUES FROM (0) TO (10);".to_owned();
+    let judged = lint(&[("x.sql".to_owned(), sql)], known, &Options::default()).remove(0);
+    let findings = &judged.statements[0].verdict.findings;
+    let said = findings.iter().find(|finding| finding.rule == "H56");
+    assert!(
+        said.is_some_and(|said| said.message.contains("not compared")),
+        "{findings:?}"
+    );
+}

@@ -46,14 +46,7 @@ impl<'w, 'a> Cursor<'w, 'a> {
         } else {
             return None;
         };
-        let (body, marks) = self.body(begin);
-        Some(Constraint {
-            name,
-            kind,
-            not_valid: marks.not_valid,
-            not_enforced: marks.not_enforced,
-            body,
-        })
+        Some(self.ended(name, kind, begin))
     }
 
     /// `EXCLUDE [USING method] (column WITH operator, ...)`.
@@ -102,14 +95,7 @@ impl<'w, 'a> Cursor<'w, 'a> {
         } else {
             return None;
         };
-        let (body, marks) = self.body(begin);
-        Some(Constraint {
-            name,
-            kind,
-            not_valid: marks.not_valid,
-            not_enforced: marks.not_enforced,
-            body,
-        })
+        Some(self.ended(name, kind, begin))
     }
 
     /// What follows UNIQUE or PRIMARY KEY: columns, or USING INDEX.
@@ -147,6 +133,18 @@ impl<'w, 'a> Cursor<'w, 'a> {
             }
         }
         Some((parent, columns))
+    }
+
+    /// The constraint that began at `begin`, with the marks behind it.
+    fn ended(&mut self, name: Option<String>, kind: ConstraintKind, begin: &'w [Word<'a>]) -> Constraint {
+        let (body, marks) = self.body(begin);
+        Constraint {
+            name,
+            kind,
+            not_valid: marks.not_valid,
+            not_enforced: marks.not_enforced,
+            body,
+        }
     }
 
     /// Goes past the marks behind a constraint that began at `begin`; its text without NOT VALID.
