@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Lab, OsUser, wait_until};
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_clean_shutdown_it_follows_without_a_rewind() -> Result<()> {
@@ -171,8 +170,14 @@ async fn data_that_cannot_be_replaced_now_are_not_given_up() -> Result<()> {
         Ok(())
     })
     .await?;
-    // Several rewinds fail meanwhile, if any is tried.
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    // More often than a rewind is tried before the next rung of the ladder.
+    wait_until("it has tried several times", RECOVERY, || async {
+        let log = scene.cluster.node(&first).log_tail(100_000);
+        let tried = log.matches("an action failed").count() + log.matches("failed job=\"rewind\"").count();
+        ensure!(tried >= 5, "{tried} times so far");
+        Ok(())
+    })
+    .await?;
     ensure!(
         events(&scene.cluster, "data-set-aside").await?.is_empty(),
         "the only copy on this node was given up"
