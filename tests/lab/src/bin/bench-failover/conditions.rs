@@ -25,6 +25,10 @@ pub struct Conditions {
     pub etcd: Option<String>,
     /// Runs asked for.
     pub runs: u32,
+    /// Rounds of each scenario in each run.
+    pub rounds: u32,
+    /// What pgbench aimed at beside the measured clients; null if it did not run.
+    pub pgbench_per_second: Option<u32>,
 }
 
 impl Conditions {
@@ -51,6 +55,8 @@ impl Conditions {
             patroni: patroni.and_then(|dir| version(&dir.join("patroni"))),
             etcd: patroni.and_then(|_| version(Path::new("/usr/bin/etcd"))),
             runs,
+            rounds: 1,
+            pgbench_per_second: None,
         }
     }
 }

@@ -11,6 +11,7 @@ mod footprint;
 mod health_load;
 mod ours;
 mod patroni;
+mod pgbench;
 mod report;
 mod sample;
 mod scenarios;
@@ -26,6 +27,7 @@ use lab::{Lab, binaries};
 
 use crate::ours::Ours;
 use crate::patroni::Patroni;
+use crate::pgbench::Pgbench;
 use crate::sample::Samples;
 use crate::scenarios::Plan;
 use crate::system::System;
@@ -54,6 +56,12 @@ struct Args {
     /// How long a whole cluster is left alone before each fault, in seconds.
     #[arg(long, default_value_t = 35)]
     settle: u64,
+    /// How often each scenario is run in each cluster, one after the other.
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+    /// Runs pgbench beside the measured clients, at this many transactions per second.
+    #[arg(long)]
+    pgbench: Option<u32>,
     /// Where the figures go.
     #[arg(long, default_value = "bench/results/failover.json")]
     out: PathBuf,
@@ -68,6 +76,8 @@ enum Contestant {
     Patroni,
     /// pgctl with its fastest profile, `lan-fast`.
     PgctlFast,
+    /// pgctl with the profile for distant nodes, `wan`.
+    PgctlWan,
     /// Patroni with the smallest values that it accepts: ttl 20, loop_wait 1, retry_timeout 3.
     PatroniTight,
 }
@@ -109,19 +119,23 @@ async fn compare(args: &Args) -> Result<()> {
         scenarios: args.scenarios.clone(),
         frozen_for: Duration::from_secs(args.frozen_for),
         settle: Duration::from_secs(args.settle),
+        rounds: args.rounds,
+        pgbench: args.pgbench.map(|rate| Pgbench::beside(&postgres, rate)),
     };
-    let conditions = conditions::Conditions::here(&postgres, patroni.as_deref(), args.runs);
+    let mut conditions = conditions::Conditions::here(&postgres, patroni.as_deref(), args.runs);
+    conditions.rounds = args.rounds;
+    conditions.pgbench_per_second = args.pgbench;
     let mut samples = Samples::default();
     for run in 1..=args.runs {
         for contestant in &args.systems {
             eprintln!("== run {run} of {}: {}", args.runs, contestant.label());
             let lab = Lab::new()?;
             match contestant {
-                Contestant::Pgctl | Contestant::PgctlFast => {
-                    let timing = if *contestant == Contestant::Pgctl {
-                        "default"
-                    } else {
-                        "lan-fast"
+                Contestant::Pgctl | Contestant::PgctlFast | Contestant::PgctlWan => {
+                    let timing = match contestant {
+                        Contestant::PgctlFast => "lan-fast",
+                        Contestant::PgctlWan => "wan",
+                        _ => "default",
                     };
                     one(
                         Ours::new(&lab, &postgres, timing)?,
@@ -173,6 +187,7 @@ impl Contestant {
             Contestant::Pgctl => "pgctl",
             Contestant::Patroni => "Patroni",
             Contestant::PgctlFast => "pgctl lan-fast",
+            Contestant::PgctlWan => "pgctl wan",
             Contestant::PatroniTight => "Patroni 20/1/3",
         }
     }

@@ -10,7 +10,13 @@ use crate::conditions::Conditions;
 use crate::sample::{Samples, Summary};
 
 /// Ours and what it is compared with.
-const PAIRS: [(&str, &str); 2] = [("pgctl", "Patroni"), ("pgctl lan-fast", "Patroni 20/1/3")];
+const PAIRS: [(&str, &str); 3] = [
+    ("pgctl", "Patroni"),
+    ("pgctl lan-fast", "Patroni 20/1/3"),
+    ("pgctl wan", "Patroni"),
+];
+/// With at least so many values, the table shows the 99th percentile beside the median.
+const MANY: usize = 20;
 
 /// Writes everything measured so far.
 ///
@@ -23,7 +29,7 @@ pub fn write(file: &Path, conditions: &Conditions, samples: &Samples) -> Result<
         .flat_map(|(measure, _)| PAIRS.map(|pair| (measure, pair)))
         .filter_map(|(measure, (ours, theirs))| {
             let ratio = ratio(&summaries, measure, ours, theirs)?;
-            Some(json!({ "measure": measure, "ours": ours, "theirs": theirs, "theirs_by_ours": ratio }))
+            Some(json!({ "measure": measure, "ours": ours, "theirs": theirs, "times_better": ratio }))
         })
         .collect();
     let failures: Vec<_> = samples
@@ -52,7 +58,7 @@ pub fn print(samples: &Samples) {
         .into_iter()
         .filter(|pair| pair.iter().any(|s| took_part(s)))
         .collect();
-    print!("{:52}", "median");
+    print!("{:52}", "median (p99)");
     for [ours, theirs] in &systems {
         print!("{ours:>16}{theirs:>16}{:>8}", "ratio");
     }
@@ -103,18 +109,24 @@ fn cell(summaries: &[Summary], measure: &str, system: &str) -> String {
         return "-".to_owned();
     };
     let digits = if summary.median < 10.0 { 2 } else { 0 };
-    format!(
-        "{}{:.digits$}",
-        if summary.at_least { "≥ " } else { "" },
-        summary.median
-    )
+    let at_least = if summary.at_least { "≥ " } else { "" };
+    let tail = if summary.values.len() < MANY {
+        String::new()
+    } else {
+        format!(" ({:.digits$})", summary.p99)
+    };
+    format!("{at_least}{:.digits$}{tail}", summary.median)
 }
 
-/// How many times theirs is ours; none if either is missing or zero.
+/// How many times better ours is: theirs by ours, or ours by theirs where more is better; none if either is missing or zero.
 fn ratio(summaries: &[Summary], measure: &str, ours: &str, theirs: &str) -> Option<f64> {
-    let (ours, theirs) = (
-        find(summaries, measure, ours)?.median,
-        find(summaries, measure, theirs)?.median,
-    );
-    (ours > 0.0 && theirs > 0.0).then(|| theirs / ours)
+    let (ours, theirs) = (find(summaries, measure, ours)?, find(summaries, measure, theirs)?);
+    let more_is_better = ours.unit.ends_with("/s");
+    let (ours, theirs) = (ours.median, theirs.median);
+    let ratio = if more_is_better {
+        ours / theirs
+    } else {
+        theirs / ours
+    };
+    (ours > 0.0 && theirs > 0.0).then_some(ratio)
 }

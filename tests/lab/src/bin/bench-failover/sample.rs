@@ -81,6 +81,7 @@ impl Samples {
                     measure: sample.measure.clone(),
                     unit: sample.unit,
                     median: 0.0,
+                    p99: 0.0,
                     at_least: sample.at_least,
                     values: vec![sample.value],
                 }),
@@ -88,6 +89,7 @@ impl Samples {
         }
         for summary in &mut summaries {
             summary.median = median(&summary.values);
+            summary.p99 = percentile(&summary.values, 99);
         }
         summaries
     }
@@ -104,6 +106,8 @@ pub struct Summary {
     pub unit: &'static str,
     /// The median of the values.
     pub median: f64,
+    /// The 99th percentile of the values by nearest rank: with fewer than 100 values, the largest.
+    pub p99: f64,
     /// Whether any of the values is only a lower bound.
     pub at_least: bool,
     /// In the order in which they were measured.
@@ -121,6 +125,14 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The smallest value that at least `percent` of the values (1 to 100) do not exceed.
+fn percentile(values: &[f64], percent: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() * percent).div_ceil(100);
+    rank.checked_sub(1).map_or(f64::NAN, |i| sorted[i])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +142,15 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn percentiles_are_values_that_were_measured() {
+        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!(percentile(&hundred, 99), 99.0);
+        assert_eq!(percentile(&hundred[..30], 99), 100.0);
+        assert_eq!(percentile(&[5.0], 50), 5.0);
+        assert!(percentile(&[], 99).is_nan());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use lab::{History, Mono, Target, Verdict, Writer, WriterOptions, verify, wait_until};
 use nix::sys::signal::Signal;
 
+use crate::pgbench::Pgbench;
 use crate::sample::Samples;
 use crate::system::System;
 use crate::{footprint, health_load};
@@ -42,6 +43,10 @@ pub struct Plan {
     /// How long a whole cluster is left alone before each fault: a manager may put off a failover that follows too soon
     /// on another change, and that is not what is measured here.
     pub settle: Duration,
+    /// How often each scenario is run.
+    pub rounds: u32,
+    /// A load beside the measured clients.
+    pub pgbench: Option<Pgbench>,
 }
 
 /// Starts the system from nothing and runs the plan.
@@ -63,7 +68,19 @@ async fn run_all<S: System>(system: &mut S, plan: &Plan, samples: &mut Samples) 
         ms(Mono::now().since(began)),
     );
     Writer::prepare(system.servers()[primary]).await?;
-    for scenario in &plan.scenarios {
+    let _load = match &plan.pgbench {
+        Some(pgbench) => Some(
+            pgbench
+                .start(&system.servers(), system.servers()[primary])
+                .await?,
+        ),
+        None => None,
+    };
+    let rounds = plan
+        .scenarios
+        .iter()
+        .flat_map(|scenario| (0..plan.rounds).map(move |_| scenario));
+    for scenario in rounds {
         if let Err(e) = one(*scenario, system, plan, samples).await {
             eprintln!("   {scenario:?} failed: {e:#}");
             samples.failed(&format!("{scenario:?}: {e:#}"));
