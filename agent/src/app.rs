@@ -377,7 +377,7 @@ impl Agent<'_> {
             heartbeat: clock.now(),
             view: Arc::default(),
             raft_leader: None,
-            log_fsync: None,
+            log_writes: None,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let (sender, receiver) = watch::channel(Arc::new(nothing));

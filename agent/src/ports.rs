@@ -1,6 +1,7 @@
 //! What the rooms need of each other, as traits: the API knows neither the consensus nor the driver.
 
 use agent_core::cluster::{Applied, ClusterState, Command, Member, Rejected};
+use agent_core::health::LogWrites;
 use agent_core::ids::{NodeId, RequestId};
 use agent_core::pg::{Lsn, SystemId, TimelineHistory, TimelineId};
 use agent_core::reason::Reason;
@@ -42,6 +43,10 @@ pub trait Consensus: Send + Sync + 'static {
     fn node_id(&self) -> NodeId;
     /// The Raft leader as far as this node knows.
     fn raft_leader(&self) -> Option<NodeId>;
+    /// How long this node's writes of the Raft log take; `None` before the first.
+    fn log_writes(&self) -> Option<LogWrites> {
+        None
+    }
     /// Whether this node is the Raft leader, has heard of a majority lately, and has applied all that was committed
     /// when it became leader.
     fn leads(&self) -> bool;

@@ -82,7 +82,7 @@ pub(super) fn serving(at_ms: u64) -> HealthSnapshot {
         heartbeat: MonoTime(at_ms),
         view: Arc::new(ClusterView::default()),
         raft_leader: Some(node),
-        log_fsync: None,
+        log_writes: None,
         agent_version: "0.1.0".to_owned(),
     }
 }

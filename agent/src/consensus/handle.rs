@@ -8,6 +8,7 @@ use super::supervisor::RaftHealth;
 use super::wire;
 use crate::ports::{Consensus, ProposeError};
 use agent_core::cluster::{Applied, ClusterState, Command, Member};
+use agent_core::health::LogWrites;
 use agent_core::ids::{NodeId, RequestId};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -209,6 +210,10 @@ impl Consensus for ConsensusHandle {
 
     fn raft_leader(&self) -> Option<NodeId> {
         self.node.raft_leader()
+    }
+
+    fn log_writes(&self) -> Option<LogWrites> {
+        self.node.disk.writes()
     }
 
     fn leads(&self) -> bool {

@@ -39,7 +39,7 @@ pub fn snapshot(node: &Node, name: &str) -> HealthSnapshot {
         heartbeat,
         view: node.reports.view(),
         raft_leader: node.consensus.raft_leader(),
-        log_fsync: None,
+        log_writes: node.consensus.log_writes(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         state,
     }

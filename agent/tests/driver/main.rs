@@ -1,7 +1,9 @@
 //! The driver over real servers, a real lease and real calls between agents; only the consensus is replaced by a log
 //! that all nodes share, so that these tests are about what follows from a decision and not about how it is agreed on.
 
+
 mod nodes;
+mod noise;
 mod shared_log;
 
 use agent_core::cluster::{Command, SwitchoverPhase};
@@ -28,6 +30,9 @@ async fn a_cluster_is_created_loses_its_primary_and_switches_over() {
     let second = nodes.log.state().holder.expect("a holder");
     assert_ne!(first, second, "a server in sync was there to take over");
     wait("all in sync again", || nodes.settled(2)).await;
+
+    noise::changes_nothing(&nodes).await;
+    wait("all still in sync", || nodes.settled(2)).await;
 
     // Back, on purpose.
     let request = RequestId("switch".to_owned());

@@ -10,7 +10,7 @@ use agent::lease::Fences;
 use agent::postgres::{Credentials, Instance, InstanceConfig};
 use agent_core::cluster::{ClusterState, Command, Member, MemberKind, Secrets, Settings};
 use agent_core::ids::NodeId;
-use agent_core::view::Server;
+use agent_core::view::{NodeReport, Server};
 use proto::supervision::supervision_server::SupervisionServer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -137,6 +137,18 @@ impl Nodes {
             .borrow()
             .as_ref()
             .map(|(_, pg)| pg.server.clone())
+    }
+
+    /// What the leader's coordinator knows of a node.
+    pub fn report(&self, id: NodeId) -> Option<NodeReport> {
+        let leader = &self.nodes.last_key_value()?.1.0;
+        let view = leader.reports.view();
+        view.reports.get(&id).map(|(_, report)| report.clone())
+    }
+
+    /// Where its agent listens.
+    pub fn address(&self, id: NodeId) -> String {
+        self.log.state().members[&id].peer.clone()
     }
 
     /// The gate is open, the synchronous set is settled, and it has so many members.

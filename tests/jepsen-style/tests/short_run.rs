@@ -48,7 +48,14 @@ fn a_short_run_holds() -> Result<()> {
     let faults = summary["faults"].as_array().context("a list of faults")?;
     let made = faults.iter().filter(|fault| fault["note"].is_null());
     ensure!(made.count() >= 10, "hardly anything was broken:\n{said}");
-    for workload in ["set", "register", "append", "bank"] {
+    for workload in [
+        "set",
+        "register",
+        "append",
+        "bank",
+        "read-after-write",
+        "procedure",
+    ] {
         let acked = summary["acked_of"][workload].as_u64().unwrap_or(0);
         ensure!(acked >= 500, "{workload}: {acked}\n{said}");
     }

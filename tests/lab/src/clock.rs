@@ -22,6 +22,13 @@ impl Mono {
         self.0
     }
 
+    /// The moment at which the wall clock showed so many microseconds since 1970, if nobody has set it since.
+    pub fn of_wall_clock(micros: u64) -> Mono {
+        let wall = clock_gettime(ClockId::CLOCK_REALTIME).expect("Linux always has CLOCK_REALTIME");
+        let now = wall.tv_sec() as u64 * 1_000_000_000 + wall.tv_nsec() as u64;
+        Mono(Mono::now().0.saturating_sub(now.saturating_sub(micros * 1_000)))
+    }
+
     #[cfg(test)]
     pub(crate) fn at_ms(ms: u64) -> Mono {
         Mono(ms * 1_000_000)

@@ -56,6 +56,8 @@ impl End {
 pub enum Shape {
     /// No more than so many thousand bits in a second; what has to wait for longer than 400 ms is dropped.
     Rate { kbit: u32 },
+    /// No more than so many bytes of datagrams (UDP) in a second; the others wait, however long. Streams are not touched.
+    Datagrams { bytes: u32 },
     /// Each packet arrives so much later.
     Delay { ms: u32 },
 }
@@ -190,12 +192,20 @@ impl Network {
         let End::Host(PortOfHost { interface, .. }) = host else {
             bail!("only what is sent to a host can be shaped, not {host:?}")
         };
-        let discipline = match shape {
-            Shape::Rate { kbit } => format!("tbf rate {kbit}kbit burst 5kb latency 400ms"),
-            Shape::Delay { ms } => format!("netem delay {ms}ms"),
+        let root = format!("tc qdisc replace dev {interface} root");
+        let commands = match shape {
+            Shape::Rate { kbit } => format!("{root} tbf rate {kbit}kbit burst 5kb latency 400ms"),
+            Shape::Delay { ms } => format!("{root} netem delay {ms}ms"),
+            Shape::Datagrams { bytes } => format!(
+                "{root} handle 1: htb default 20 && \
+                 tc class add dev {interface} parent 1: classid 1:10 htb rate {bytes}bps burst 100 cburst 100 quantum 1500 && \
+                 tc class add dev {interface} parent 1: classid 1:20 htb rate 10gbit quantum 60000 && \
+                 tc qdisc add dev {interface} parent 1:10 pfifo limit 1000 && \
+                 tc filter add dev {interface} parent 1: protocol ip u32 match ip protocol 17 0xff flowid 1:10"
+            ),
         };
         let mut shaped = self.shaped.lock().unwrap_or_else(PoisonError::into_inner);
-        self.in_switch(&format!("tc qdisc replace dev {interface} root {discipline}"))?;
+        self.in_switch(&commands)?;
         shaped.insert(interface.clone());
         Ok(())
     }

@@ -38,11 +38,16 @@ fn agent(page: &mut Page, facts: &Facts<'_>) {
             seconds(age),
         );
     }
-    if let Some(fsync) = snapshot.log_fsync {
+    if let Some(writes) = snapshot.log_writes {
         page.gauge(
             "pgctl_raft_log_fsync_seconds",
-            "How long the last write of the Raft log took.",
-            seconds(fsync),
+            "How long the last write of the Raft log took to be safe on disk.",
+            seconds(writes.last),
+        );
+        page.gauge(
+            "pgctl_raft_log_fsync_p99_seconds",
+            "The 99th percentile of the last 256 writes of the Raft log.",
+            seconds(writes.p99),
         );
     }
     let leads = snapshot.raft_leader == Some(snapshot.node);

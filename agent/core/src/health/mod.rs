@@ -28,6 +28,33 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long this node's writes of the Raft log take until they are safe on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogWrites {
+    /// The last one.
+    pub last: Duration,
+    /// The 99th percentile, by nearest rank, of the newest ones: at most [`LogWrites::KEPT`].
+    pub p99: Duration,
+}
+
+impl LogWrites {
+    /// How many writes the percentile is of.
+    pub const KEPT: usize = 256;
+
+    /// Of the times of the newest writes, the newest last.
+    #[must_use]
+    pub fn of(times: impl IntoIterator<Item = Duration>) -> Option<LogWrites> {
+        let mut times: Vec<Duration> = times.into_iter().collect();
+        let last = *times.last()?;
+        times.sort_unstable();
+        let rank = (times.len() * 99).div_ceil(100);
+        Some(LogWrites {
+            last,
+            p99: times[rank - 1],
+        })
+    }
+}
+
 /// All that the HTTP answers of one node are made of. The driver publishes a new one with every look at the server,
 /// every turn of its loop and every renewal of the lease; cloning it is cheap.
 #[derive(Debug, Clone)]
@@ -52,8 +79,8 @@ pub struct HealthSnapshot {
     pub view: Arc<ClusterView>,
     /// The Raft leader as far as this node knows.
     pub raft_leader: Option<NodeId>,
-    /// How long the last write of the Raft log took to be safe on disk; `None` before the first.
-    pub log_fsync: Option<Duration>,
+    /// How long writes of the Raft log take to be safe on disk; `None` before the first.
+    pub log_writes: Option<LogWrites>,
     /// The agent's version.
     pub agent_version: String,
 }

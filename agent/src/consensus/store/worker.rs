@@ -5,8 +5,10 @@ use super::directory::{AppendFile, Directory};
 use super::frame;
 use super::{LOG_FILE, SNAPSHOT_FILE, snapshot_file};
 use crate::consensus::types::{LogId, Snapshot};
+use agent_core::health::LogWrites;
 use prost::Message;
 use proto::peer;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -87,6 +89,8 @@ pub struct DiskHealth(Mutex<DiskState>);
 struct DiskState {
     busy_since: Option<Instant>,
     slowest: Duration,
+    /// How long the newest writes took, at most [`LogWrites::KEPT`], the newest last.
+    recent: VecDeque<Duration>,
     failure: Option<String>,
 }
 
@@ -106,6 +110,12 @@ impl DiskHealth {
         std::mem::take(&mut self.lock().slowest)
     }
 
+    /// How long the newest writes took; `None` before the first.
+    #[must_use]
+    pub fn writes(&self) -> Option<LogWrites> {
+        LogWrites::of(self.lock().recent.iter().copied())
+    }
+
     /// Why the store is dead, if it is.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
@@ -119,7 +129,12 @@ impl DiskHealth {
     fn end(&self) {
         let mut state = self.lock();
         if let Some(since) = state.busy_since.take() {
-            state.slowest = state.slowest.max(since.elapsed());
+            let took = since.elapsed();
+            state.slowest = state.slowest.max(took);
+            if state.recent.len() == LogWrites::KEPT {
+                state.recent.pop_front();
+            }
+            state.recent.push_back(took);
         }
     }
 

@@ -7,6 +7,8 @@ mod excerpt;
 mod http;
 mod program;
 #[cfg(test)]
+mod noise_tests;
+#[cfg(test)]
 mod tests;
 
 use crate::config::{FenceDevice, FenceMethod};

@@ -11,6 +11,7 @@ pub mod one_writer;
 pub mod recovery;
 pub mod register;
 pub mod set;
+pub mod stale;
 
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! The faults, by name.
 
 use super::machine::Machine;
+use std::time::Duration;
 
 /// What a fault is made of: two at a time are always of different families.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -11,7 +12,7 @@ pub enum Family {
     Pause,
     /// The network breaks.
     Partition,
-    /// A disk is full.
+    /// A disk is full, slow, or stands still.
     Disk,
     /// The wall clock jumps.
     Clock,
@@ -77,7 +78,11 @@ faults! {
     Loss "loss" Partition "a part of all packets to and from a node is lost"
     SlowLink "slow-link" Partition "a node gets 1,000 kbit/s, with queues"
     Delay "delay" Partition "packets to a node arrive late"
+    LateAnswers "late-answers" Partition "what is answered to a node's renewals arrives seconds late, then it is cut off"
+    Amnesia "amnesia" Partition "a node is cut off from the other nodes, whose agents are killed and started at once"
     DiskFull "disk-full" Disk "the disk of a node, data and state, is full"
+    HungDisk "hung-disk" Disk "nothing can be written to the disk of a node, data and state"
+    SlowDisk "slow-disk" Disk "each write to the disk of a node waits for a fifth of a second"
     ClockStep "clock-step" Clock "the agent's wall clock jumps"
     Switchover "switchover" Operator "pgctl switchover to a standby"
     RestartAgents "restart-agents" Operator "every agent is restarted, one after the other"
@@ -123,6 +128,16 @@ impl Fault {
         )
     }
 
+    /// For how long at least it must be held to show anything.
+    pub fn least_hold(self) -> Duration {
+        match self {
+            // Answers must have become late, and a lease and a promise must run out.
+            Fault::LateAnswers => Duration::from_secs(8),
+            Fault::Amnesia => Duration::from_secs(6),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// What this machine or this cluster lacks for it; `None` if it can be made.
     pub fn lacks(self, machine: &Machine) -> Option<&'static str> {
         let needs = |there: bool, what: &'static str| (!there).then_some(what);
@@ -131,6 +146,9 @@ impl Fault {
             Fault::Delay => needs(machine.network && machine.netem, "a kernel with netem"),
             _ if self.family() == Family::Partition => needs(machine.network, "root, for network namespaces"),
             Fault::DiskFull => needs(machine.disks, "root, for mounts in a namespace of its own"),
+            Fault::HungDisk | Fault::SlowDisk => {
+                needs(machine.stallable_disks, "root, loop devices, mkfs.ext4 and fsfreeze")
+            }
             Fault::ClockStep => needs(machine.clocks, "a C compiler, for shifted clocks"),
             Fault::KillGuard | Fault::PauseGuard => needs(machine.guards, "an agent with a guard process"),
             Fault::SyncMode => needs(machine.mode == "quorum", "a cluster in quorum mode"),
@@ -190,7 +208,12 @@ mod tests {
     #[test]
     fn names_of_families_and_of_faults_may_be_mixed() {
         let chosen = choose(&names(&["disk", "kill-agent", "disk-full"])).expect("all exist");
-        assert_eq!(chosen, [Fault::KillAgent, Fault::DiskFull]);
+        assert_eq!(chosen, [
+            Fault::KillAgent,
+            Fault::DiskFull,
+            Fault::HungDisk,
+            Fault::SlowDisk
+        ]);
         assert_eq!(choose(&names(&["all"])).expect("exists").len(), Fault::ALL.len());
     }
 

@@ -1,5 +1,6 @@
 //! What this machine and this cluster can do.
 
+use super::disk::Disks;
 use lab::Cluster;
 
 /// What faults need.
@@ -11,6 +12,8 @@ pub struct Machine {
     pub netem: bool,
     /// Nodes have disks of their own.
     pub disks: bool,
+    /// Their disks can be made to stand still.
+    pub stallable_disks: bool,
     /// Agents have wall clocks that can be shifted.
     pub clocks: bool,
     /// Guards run beside the agents.
@@ -24,7 +27,7 @@ pub struct Machine {
 
 impl Machine {
     /// Looks at a cluster that runs.
-    pub fn of(cluster: &Cluster, disks: bool, clocks: bool, mode: &str) -> Machine {
+    pub fn of(cluster: &Cluster, disks: &Disks, clocks: bool, mode: &str) -> Machine {
         let network = cluster.lab().network().ok();
         let guards = cluster
             .nodes()
@@ -33,7 +36,8 @@ impl Machine {
         Machine {
             network: network.is_some(),
             netem: network.is_some_and(lab::Network::can_delay),
-            disks,
+            disks: disks.are_there(),
+            stallable_disks: disks.can_stall(),
             clocks,
             guards,
             nodes: cluster.nodes().len(),

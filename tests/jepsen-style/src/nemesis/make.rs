@@ -1,7 +1,7 @@
 //! One who breaks things, and mends them.
 
 use super::clock::Clocks;
-use super::disk::{self, Disks};
+use super::disk::{self, Disks, Stall};
 use super::fault::{Family, Fault};
 use super::machine::Machine;
 use super::operator::{self, Undo};
@@ -9,12 +9,12 @@ use super::schedule::{Planned, Step};
 use super::{network, process, whom};
 use crate::checker::Nanos;
 use crate::workload::Live;
-use anyhow::{Context, Result};
-use lab::{Cluster, DEADLINE, Mono};
+use anyhow::{Context, Result, ensure};
+use lab::{Cluster, DEADLINE, Mono, wait_until};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// A fault that was made, or was to be made.
 #[derive(Clone, Debug, Serialize)]
@@ -87,7 +87,7 @@ impl Nemesis {
         let mut made = Vec::new();
         for (planned, target) in step.faults.iter().zip(targets) {
             let at = Mono::now().nanos();
-            let result = self.make(planned, &target).await;
+            let result = self.make(planned, &target, step.hold).await;
             let (target, note) = match result {
                 Ok(target) => (target, None),
                 Err(why) => (target, Some(format!("{why:#}"))),
@@ -101,7 +101,9 @@ impl Nemesis {
                 note,
             });
         }
-        self.hold(step, &made).await?;
+        let least = step.faults.iter().map(|planned| planned.fault.least_hold());
+        let time = least.max().unwrap_or_default().max(step.hold);
+        self.hold(step, time, &made).await?;
         let mended = self.mend().await;
         let undone = Mono::now().nanos();
         for one in &mut made {
@@ -111,7 +113,7 @@ impl Nemesis {
         Ok(made)
     }
 
-    async fn make(&mut self, planned: &Planned, target: &str) -> Result<String> {
+    async fn make(&mut self, planned: &Planned, target: &str, hold: Duration) -> Result<String> {
         let Planned { fault, pick, .. } = *planned;
         let cluster = &mut self.cluster;
         let everybody = || Ok("everybody".to_owned());
@@ -149,6 +151,30 @@ impl Nemesis {
                 self.disks.fill(node)?;
                 Mono::now()
             }
+            Fault::HungDisk => {
+                self.disks.stall(node, Stall::Hung, hold)?;
+                Mono::now()
+            }
+            Fault::SlowDisk => {
+                self.disks.stall(node, Stall::Slow, hold)?;
+                Mono::now()
+            }
+            Fault::Amnesia => {
+                cluster.isolate_from_peers(target)?;
+                let others = names.iter().filter(|name| *name != target);
+                for name in others.clone() {
+                    cluster.node(name).signal_agent(Signal::SIGKILL)?;
+                }
+                for name in others {
+                    wait_until("the killed agent is gone", DEADLINE, || async {
+                        ensure!(cluster.node(name).agent_pid().is_none(), "{name} still has one");
+                        Ok(())
+                    })
+                    .await?;
+                    cluster.node_mut(name).start().await?;
+                }
+                return Ok(target.to_owned());
+            }
             Fault::ClockStep => return self.clocks.shift(node, pick),
             _ if fault.family() == Family::Partition => return network::make(cluster, fault, target, pick),
             _ => {
@@ -160,24 +186,28 @@ impl Nemesis {
         Ok(target.to_owned())
     }
 
-    /// Lets time pass; what flaps, flaps.
-    async fn hold(&mut self, step: &Step, made: &[Made]) -> Result<()> {
-        let end = Instant::now() + step.hold;
-        let flapping = made
-            .iter()
-            .find(|one| one.fault == Fault::Flapping.name() && one.note.is_none());
-        let Some(flapping) = flapping else {
-            sleep(step.hold).await;
-            return Ok(());
+    /// Lets time pass; what flaps, flaps, and what has a second act gets it.
+    async fn hold(&mut self, step: &Step, time: Duration, made: &[Made]) -> Result<()> {
+        let end = Instant::now() + time;
+        let was_made = |fault: Fault| {
+            let of_name = made.iter().find(|one| one.fault == fault.name());
+            of_name.filter(|one| one.note.is_none())
         };
-        let pick = step.faults.first().map_or(0, |planned| planned.pick);
-        let (off, on) = (200 + pick % 900, 100 + pick / 1_000 % 700);
-        while Instant::now() < end {
-            sleep(Duration::from_millis(off)).await;
-            self.cluster.heal()?;
-            sleep(Duration::from_millis(on)).await;
-            self.cluster.isolate(&flapping.target)?;
+        if let Some(flapping) = was_made(Fault::Flapping) {
+            let pick = step.faults.first().map_or(0, |planned| planned.pick);
+            let (off, on) = (200 + pick % 900, 100 + pick / 1_000 % 700);
+            while Instant::now() < end {
+                sleep(Duration::from_millis(off)).await;
+                self.cluster.heal()?;
+                sleep(Duration::from_millis(on)).await;
+                self.cluster.isolate(&flapping.target)?;
+            }
+        } else if let Some(late) = was_made(Fault::LateAnswers) {
+            sleep(time / 2).await;
+            // What is on its way still arrives.
+            self.cluster.isolate_from_peers(&late.target)?;
         }
+        sleep_until(end).await;
         Ok(())
     }
 

@@ -58,6 +58,10 @@ pub fn make(cluster: &Cluster, fault: Fault, node: &str, pick: u64) -> Result<St
             .lab()
             .network()?
             .shape(&end()?, Shape::Rate { kbit: 1_000 })?,
+        Fault::LateAnswers => cluster
+            .lab()
+            .network()?
+            .shape(&end()?, Shape::Datagrams { bytes: 150 })?,
         Fault::Delay => {
             let ms = 20 + (pick % 200) as u32;
             cluster.lab().network()?.shape(&end()?, Shape::Delay { ms })?;

@@ -3,9 +3,11 @@
 use crate::checker::append::{self, Txn};
 use crate::checker::bank::Read;
 use crate::checker::one_writer::Ack;
-use crate::checker::{register, set};
+use crate::checker::{register, set, stale};
 use crate::rng::Rng;
-use crate::workload::{Append, Bank, Client, Kind, Live, Register, Route, Seen, Set, Timing, Workload};
+use crate::workload::{
+    Append, Bank, Client, Kind, Live, Procedure, ReadAfterWrite, Register, Route, Seen, Set, Timing, Workload,
+};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +27,7 @@ pub struct History {
     pub ops: Vec<register::Op>,
     pub txns: Vec<Txn>,
     pub reads: Vec<Read>,
+    pub looks: Vec<stale::Look>,
     /// Why calls failed.
     pub failures: BTreeMap<String, u64>,
 }
@@ -47,6 +50,8 @@ enum Home {
     Register(Register),
     Append(Append),
     Bank(Bank),
+    ReadAfterWrite(ReadAfterWrite),
+    Procedure(Procedure),
 }
 
 /// Running clients.
@@ -91,9 +96,10 @@ impl Clients {
         let calls = Arc::new(AtomicU64::new(0));
         let txns = Arc::new(AtomicU64::new(0));
         let keys = keys(seconds);
+        let servers: Vec<_> = routes.iter().filter_map(Route::only_server).collect();
         let mut number = 0;
         for kind in kinds {
-            for route in routes {
+            for route in routes.iter().filter(|route| kind.takes(route)) {
                 number += 1;
                 let name = format!("{}-{}-{number}", kind.name(), route.name());
                 let (calls, txns) = (Arc::clone(&calls), Arc::clone(&txns));
@@ -111,6 +117,10 @@ impl Clients {
                         clients.add(frame, Append::new(&name, number, keys, txns), Home::Append);
                     }
                     Kind::Bank => clients.add(frame, Bank::new(&name), Home::Bank),
+                    Kind::ReadAfterWrite => {
+                        clients.add(frame, ReadAfterWrite::new(number, &servers), Home::ReadAfterWrite);
+                    }
+                    Kind::Procedure => clients.add(frame, Procedure::new(number), Home::Procedure),
                 }
             }
         }
@@ -157,13 +167,14 @@ impl Clients {
                 *history.failures.entry(why).or_default() += times;
             }
             match home {
-                Home::Set(Set { history: set, .. }) => {
+                Home::Set(Set { history: set, .. }) | Home::Procedure(Procedure { history: set, .. }) => {
                     history.set.acked.extend(set.acked);
                     history.set.unknown.extend(set.unknown);
                 }
                 Home::Register(register) => history.ops.extend(register.ops),
                 Home::Append(append) => history.txns.extend(append.txns),
                 Home::Bank(bank) => history.reads.extend(bank.reads),
+                Home::ReadAfterWrite(looker) => history.looks.extend(looker.looks),
             }
         }
         history.acks.sort_by_key(|ack| ack.acked);

@@ -83,6 +83,11 @@ pub async fn keep(
         )?;
     }
     write(&folder.join("transactions.txt"), &txns)?;
+    let mut looks = String::new();
+    for look in &story.history.looks {
+        writeln!(looks, "{} {look:?}", since(look.at))?;
+    }
+    write(&folder.join("looks.txt"), &looks)?;
     if let Some(last) = &story.last {
         write(&folder.join("last.txt"), &format!("{last:#?}"))?;
     }

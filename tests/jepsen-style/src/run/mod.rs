@@ -146,7 +146,7 @@ async fn set_up(options: &Options, skipped: &mut Vec<(String, String)>) -> Resul
     cluster
         .pgctl_ok(&["config", "set", "failover_pause_ms=0"])
         .await?;
-    let machine = Machine::of(&cluster, disks.are_there(), clocks.are_there(), &options.mode);
+    let machine = Machine::of(&cluster, &disks, clocks.are_there(), &options.mode);
     let chosen = faults.into_iter().filter(|fault| match fault.lacks(&machine) {
         Some(what) => {
             skipped.push((fault.name().to_owned(), format!("needs {what}")));

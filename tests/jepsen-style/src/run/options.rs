@@ -34,7 +34,7 @@ pub struct Options {
     /// Faults and families of faults, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "all")]
     pub nemeses: Vec<String>,
-    /// set, register, append, bank, or all
+    /// set, register, append, bank, read-after-write, procedure, or all
     #[arg(long, value_delimiter = ',', default_value = "all")]
     pub workloads: Vec<String>,
     /// The lease's terms: lan-fast, default or wan
@@ -99,7 +99,7 @@ impl Options {
             let before = kinds.len();
             kinds.extend(found);
             if kinds.len() == before {
-                bail!("--workloads: there is no {name}; there are all, set, register, append, bank");
+                bail!("--workloads: there is no {name}; there are all, {}", Kind::ALL.map(Kind::name).join(", "));
             }
         }
         kinds.sort_unstable();

@@ -2,7 +2,7 @@
 
 use super::{Options, Story};
 use crate::checker::recovery::Calm;
-use crate::checker::{Finding, Nanos, append, bank, bound, one_writer, recovery, register, set};
+use crate::checker::{Finding, Nanos, append, bank, bound, one_writer, recovery, register, set, stale};
 use crate::nemesis::Made;
 use crate::workload::{ACCOUNTS, Kind, Last, TOTAL};
 
@@ -28,10 +28,13 @@ pub fn judge(options: &Options, kinds: &[Kind], story: &Story) -> Vec<Finding> {
     };
     // What was acknowledged may be lost, within the bound: nothing more can be said of what was read.
     let synchronous = options.mode != "async";
+    // A procedure's rows are in the same table as the set's: either of them is reason enough to look.
+    let rows = kinds.iter().find(|kind| matches!(kind, Kind::Set | Kind::Procedure));
     for kind in kinds {
         match kind {
-            Kind::Set if synchronous => findings.push(set::check(&history.set, &last.set)),
-            Kind::Set => {
+            Kind::Set | Kind::Procedure if rows != Some(kind) => {}
+            Kind::Set | Kind::Procedure if synchronous => findings.push(set::check(&history.set, &last.set)),
+            Kind::Set | Kind::Procedure => {
                 let lost = set::lost(&history.set, &last.set).count() as u64;
                 let acked = history.set.acked.len() as u64;
                 findings.push(bound::check(
@@ -46,7 +49,10 @@ pub fn judge(options: &Options, kinds: &[Kind], story: &Story) -> Vec<Finding> {
                 findings.push(register::check(&registers(story, last), SEARCH_STEPS));
             }
             Kind::Append if synchronous => findings.push(append::check(&history.txns, &last.lists)),
-            Kind::Register | Kind::Append => {
+            Kind::ReadAfterWrite if synchronous => {
+                findings.push(read_after_write(options, story));
+            }
+            Kind::Register | Kind::Append | Kind::ReadAfterWrite => {
                 let mut finding = Finding::new(kind.name(), 0);
                 finding.undecided("not checked: async mode may lose acknowledged writes");
                 findings.push(finding);
@@ -62,6 +68,19 @@ pub fn judge(options: &Options, kinds: &[Kind], story: &Story) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The looks at standbys, of which there must be enough that had to show something.
+fn read_after_write(options: &Options, story: &Story) -> Finding {
+    let mut finding = stale::check(&story.history.looks);
+    let needed = options.time / 2;
+    if finding.looked_at < needed {
+        finding.violated(format!(
+            "too few looks at standbys that had come so far to show anything: {}, {needed} are needed",
+            finding.looked_at
+        ));
+    }
+    finding
 }
 
 /// That there was enough traffic to show anything, and what no client can see.

@@ -28,10 +28,26 @@ pub struct Timing {
 pub enum Attempt {
     /// A write was acknowledged: of a transaction, its commit was `sent` at that moment.
     Acked { sent: Nanos, timeline: u32 },
+    /// Several writes were acknowledged on the way, and then the call ended well or, for this reason, the connection.
+    Went {
+        writes: Vec<Write>,
+        broken: Option<String>,
+    },
     /// Nothing was acknowledged; the connection is good for the next call.
     Refused(String),
     /// Nothing was acknowledged, and the connection is to be given up.
     Broken(String),
+}
+
+/// One acknowledged write.
+#[derive(Clone, Copy, Debug)]
+pub struct Write {
+    /// When it was sent, or began, at the earliest.
+    pub sent: Nanos,
+    /// When the acknowledgement arrived.
+    pub acked: Nanos,
+    /// The timeline that it was written on.
+    pub timeline: u32,
 }
 
 /// What a client calls, and its memory of it.
@@ -117,18 +133,20 @@ impl<W: Workload> Client<W> {
             }
             match self.workload.call(link, &mut self.rng, &self.timing).await {
                 Attempt::Acked { sent, timeline } => {
-                    let ack = Ack {
+                    let acked = now();
+                    let write = Write {
                         sent,
-                        acked: now(),
-                        server: link.server.clone(),
+                        acked,
                         timeline,
-                        database: link.database.clone(),
-                        client: self.name.clone(),
                     };
-                    seen.acks.push(ack);
-                    for live in live {
-                        live.acked.fetch_add(1, Ordering::Relaxed);
-                        live.last_sent.fetch_max(sent, Ordering::Relaxed);
+                    self.note(write, link, live, seen);
+                }
+                Attempt::Went { writes, broken } => {
+                    for write in writes {
+                        self.note(write, link, live, seen);
+                    }
+                    if broken.is_some() {
+                        return broken;
                     }
                 }
                 Attempt::Refused(why) => *seen.failures.entry(why).or_default() += 1,
@@ -137,6 +155,21 @@ impl<W: Workload> Client<W> {
             sleep(self.timing.pace).await;
         }
         None
+    }
+
+    fn note(&self, write: Write, link: &Link, live: &[&Live], seen: &mut Seen) {
+        seen.acks.push(Ack {
+            sent: write.sent,
+            acked: write.acked,
+            server: link.server.clone(),
+            timeline: write.timeline,
+            database: link.database.clone(),
+            client: self.name.clone(),
+        });
+        for live in live {
+            live.acked.fetch_add(1, Ordering::Relaxed);
+            live.last_sent.fetch_max(write.sent, Ordering::Relaxed);
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! A client's connection to a server.
 
+use super::client::now;
+use crate::checker::Nanos;
 use anyhow::{Context, Result, anyhow, bail};
 use futures::{StreamExt, stream};
 use lab::sql;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -37,6 +39,14 @@ impl Route {
     /// Whether it leads to one server only.
     pub fn is_loyal(&self) -> bool {
         matches!(self, Route::Direct { .. })
+    }
+
+    /// The one server that it leads to, and its name.
+    pub fn only_server(&self) -> Option<(String, SocketAddr)> {
+        match self {
+            Route::Direct { name, server } => Some((name.clone(), *server)),
+            _ => None,
+        }
     }
 
     /// Connects.
@@ -82,11 +92,15 @@ impl Failed {
     }
 }
 
+/// What the server said while a statement ran, and when it arrived.
+pub type Notices = Vec<(Nanos, String)>;
+
 /// An open connection.
 pub struct Link {
     client: tokio_postgres::Client,
     driver: JoinHandle<()>,
     warned: Arc<AtomicBool>,
+    notices: Arc<Mutex<Notices>>,
     /// The server's own address, also behind a proxy.
     pub server: String,
     /// The identity of its database.
@@ -119,13 +133,17 @@ impl Link {
             .map_err(|error| anyhow!(said(&error)))?;
         let warned = Arc::new(AtomicBool::new(false));
         let warning = Arc::clone(&warned);
+        let notices = Arc::new(Mutex::new(Notices::new()));
+        let heard = Arc::clone(&notices);
         let driver = tokio::spawn(async move {
             let mut messages = stream::poll_fn(move |cx| connection.poll_message(cx));
             while let Some(Ok(message)) = messages.next().await {
-                if let AsyncMessage::Notice(notice) = message
-                    && notice.parsed_severity() == Some(Severity::Warning)
-                {
-                    warning.store(true, Ordering::Release);
+                let AsyncMessage::Notice(notice) = message else { continue };
+                match notice.parsed_severity() {
+                    Some(Severity::Warning) => warning.store(true, Ordering::Release),
+                    // What is said after a warning is worth nothing: see `run`.
+                    _ if warning.load(Ordering::Acquire) => {}
+                    _ => locked(&heard).push((now(), notice.message().to_owned())),
                 }
             }
         });
@@ -133,6 +151,7 @@ impl Link {
             client,
             driver,
             warned,
+            notices,
             server: String::new(),
             database: String::new(),
         };
@@ -182,6 +201,11 @@ impl Link {
         Ok(rows(messages))
     }
 
+    /// What the server has said since this was last asked, up to the first warning.
+    pub fn heard(&self) -> Notices {
+        std::mem::take(&mut *locked(&self.notices))
+    }
+
     /// Whether this server takes no writes. To be asked before a write on a route that leads to standbys too, so that
     /// what they refuse does not count as unknown.
     ///
@@ -191,6 +215,10 @@ impl Link {
         let rows = self.run("SELECT pg_is_in_recovery()", patience).await?;
         Ok(text(&rows, 0) != Some("f"))
     }
+}
+
+fn locked(notices: &Mutex<Notices>) -> std::sync::MutexGuard<'_, Notices> {
+    notices.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A field of the first row.

@@ -8,6 +8,8 @@ mod append;
 mod bank;
 mod client;
 mod link;
+mod procedure;
+mod read_after_write;
 mod register;
 mod set;
 mod tables;
@@ -16,6 +18,8 @@ pub use append::Append;
 pub use bank::{ACCOUNTS, Bank, TOTAL};
 pub use client::{Attempt, Client, Live, Seen, Timing, Workload};
 pub use link::{Failed, Link, Route, Rows};
+pub use procedure::Procedure;
+pub use read_after_write::ReadAfterWrite;
 pub use register::Register;
 pub use set::Set;
 pub use tables::{Last, prepare, read_last};
@@ -31,11 +35,32 @@ pub enum Kind {
     Append,
     /// Transfers between accounts.
     Bank,
+    /// Inserts, and looks for them at standbys.
+    ReadAfterWrite,
+    /// A procedure that commits.
+    Procedure,
 }
 
 impl Kind {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Kind; 4] = [Kind::Set, Kind::Register, Kind::Append, Kind::Bank];
+    pub const ALL: [Kind; 6] = [
+        Kind::Set,
+        Kind::Register,
+        Kind::Append,
+        Kind::Bank,
+        Kind::ReadAfterWrite,
+        Kind::Procedure,
+    ];
+
+    /// Whether a client of this kind goes this way. A procedure is called on one server, to see what that server does with it;
+    /// whoever looks at standbys writes where all others write.
+    pub fn takes(self, route: &Route) -> bool {
+        match self {
+            Kind::Procedure => route.is_loyal(),
+            Kind::ReadAfterWrite => !route.is_loyal(),
+            _ => true,
+        }
+    }
 
     /// As the command line and the report call it.
     pub fn name(self) -> &'static str {
@@ -44,6 +69,8 @@ impl Kind {
             Kind::Register => "register",
             Kind::Append => "append",
             Kind::Bank => "bank",
+            Kind::ReadAfterWrite => "read-after-write",
+            Kind::Procedure => "procedure",
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::append::elements;
 use super::bank::{ACCOUNTS, TOTAL, balances};
 use super::link::{Route, Rows};
+use super::procedure::DEFINITION;
 use crate::checker::set::Element;
 use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
@@ -45,6 +46,8 @@ pub async fn prepare(primary: SocketAddr, keys: u64, local_commits: bool) -> Res
              INSERT INTO jepsen_register SELECT k, 0 FROM generate_series(0, {keys} - 1) k;
              INSERT INTO jepsen_append SELECT k, '{{}}' FROM generate_series(0, {keys} - 1) k;
              INSERT INTO jepsen_bank SELECT a, {each} FROM generate_series(0, {ACCOUNTS} - 1) a;
+             CREATE TABLE jepsen_read_after_write (client int, seq bigint, PRIMARY KEY (client, seq));
+             {DEFINITION}
              {commits}
              ANALYZE;"
         ),

@@ -21,7 +21,7 @@ async fn small_disk(node: &mut Node, folder: &Path, size: &str) -> Result<bool> 
     Ok(mounted.is_ok())
 }
 
-fn in_host(node: &Node, program: &str, args: &[&str]) -> Result<String> {
+pub fn in_host(node: &Node, program: &str, args: &[&str]) -> Result<String> {
     node.host().output(&OsUser::current()?, Path::new(program), args)
 }
 
@@ -272,7 +272,7 @@ async fn a_primary_whose_disk_stands_still_loses_its_lease_and_comes_back_when_i
 
 /// An ext4 of its own at `folder` of a node that is off, which can be frozen. False, with a word about it, where none
 /// can be had.
-async fn own_file_system(node: &mut Node, folder: &Path, size: &str) -> Result<bool> {
+pub async fn own_file_system(node: &mut Node, folder: &Path, size: &str) -> Result<bool> {
     node.power_on().await?;
     std::fs::create_dir_all(folder)?;
     let image = folder.with_extension("img");

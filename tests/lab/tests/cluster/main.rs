@@ -17,6 +17,7 @@ mod rejoin;
 mod requests;
 mod scene;
 mod settings;
+mod stalls;
 mod standby;
 mod switchover;
 mod witness;

@@ -308,3 +308,13 @@ fn a_witness_is_alive_and_nothing_else() {
     }
     assert_eq!(ask("/patroni", &witness, NOW).1["role"], "witness");
 }
+
+#[test]
+fn the_percentile_of_log_writes_is_one_of_them() {
+    let ms = Duration::from_millis;
+    assert_eq!(LogWrites::of([]), None);
+    let few = LogWrites::of([ms(9), ms(4)]).expect("two writes");
+    assert_eq!((few.last, few.p99), (ms(4), ms(9)));
+    let many = LogWrites::of((1..=200).map(ms)).expect("writes");
+    assert_eq!((many.last, many.p99), (ms(200), ms(198)));
+}

@@ -170,7 +170,7 @@ pub(super) fn snapshot(node: NodeId, server: Server) -> HealthSnapshot {
         heartbeat: NOW.mono,
         view: Arc::new(view()),
         raft_leader: Some(N1),
-        log_fsync: Some(Duration::from_millis(4)),
+        log_writes: LogWrites::of([Duration::from_millis(9), Duration::from_millis(4)]),
         agent_version: "0.1.0".to_owned(),
     }
 }
