@@ -1,6 +1,7 @@
 //! What the consensus room needs to know to start.
 
 use agent_core::cluster::{Member, Settings};
+use agent_core::ids::NodeId;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,8 +34,8 @@ pub struct InitialMember {
     pub witness: bool,
 }
 
-/// How fast Raft notices that its leader is gone. A lost Raft leader is replaced after `election_max` plus a random
-/// time between `election_min` and `election_max`.
+/// How fast Raft notices that its leader is gone. A node stands for election when it has heard of no leader for
+/// `election_max` plus a random time between `election_min` and `election_max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RaftTiming {
     /// Time between two heartbeats; shorter than `election_min`.
@@ -57,6 +58,21 @@ impl RaftTiming {
         election_min: Duration::from_millis(1_500),
         election_max: Duration::from_millis(3_000),
     };
+
+    /// These times as one node of a group uses them: each has a part of the time between `election_min` and `election_max` for
+    /// itself, so that two nodes do not stand at the same moment and split the votes, which would cost one more such time. Nodes
+    /// whose numbers differ by a multiple of [`SLOTS`] share a part.
+    #[must_use]
+    pub fn of_node(self, node: NodeId) -> RaftTiming {
+        let part = (self.election_max - self.election_min) / SLOTS;
+        let slot = (node.0 % u64::from(SLOTS)) as u32;
+        let election_min = self.election_min + part * slot;
+        RaftTiming {
+            election_min,
+            election_max: election_min + part,
+            ..self
+        }
+    }
 
     /// Raft's own configuration for these times.
     ///
@@ -96,6 +112,8 @@ impl Default for RaftTiming {
     }
 }
 
+/// How many nodes have election times of their own; a group has seldom more voters.
+const SLOTS: u32 = 5;
 /// A snapshot is taken after this many entries.
 const SNAPSHOT_EVERY: u64 = 2_000;
 /// This many entries of those in the snapshot stay in the log, so that a node that was away for a moment needs no
@@ -114,6 +132,26 @@ mod tests {
             assert_eq!(config.enable_leader_restore, Some(false));
             assert_eq!(config.allow_log_reversion, None);
             assert!(config.quorum_loss_probe_interval >= Some(2 * config.election_timeout_max));
+        }
+    }
+
+    #[test]
+    fn nodes_of_a_group_stand_at_different_times_and_none_before_a_leader_has_given_up() {
+        for timing in [RaftTiming::LAN, RaftTiming::WAN] {
+            let nodes = (1..=5).map(|id| timing.of_node(NodeId(id)));
+            let mut stands: Vec<(Duration, Duration)> = nodes
+                .map(|own| (own.election_max + own.election_min, 2 * own.election_max))
+                .collect();
+            stands.sort_unstable();
+            let part = (timing.election_max - timing.election_min) / 5;
+            for pair in stands.windows(2) {
+                assert!(pair[0].1 + part <= pair[1].0, "{pair:?}");
+            }
+            // A leader counts on a majority's answers for at most this long.
+            assert!(timing.election_max <= stands[0].0, "{stands:?}");
+            for id in 1..=5 {
+                assert!(timing.of_node(NodeId(id)).raft_config("c").is_ok());
+            }
         }
     }
 

@@ -125,12 +125,12 @@ impl ConsensusRoom {
     /// # Errors
     /// The identity could not be written, or Raft did not start.
     pub async fn join_or_found(self) -> Result<ConsensusHandle, StartError> {
-        let timing = self.room.config.timing;
-        let raft_config = Arc::new(timing.raft_config(&self.room.config.cluster_name)?);
         let reporter = tokio::spawn(say_what_is_waited_for(self.room.waiting_for.subscribe()));
         let _reporter = AbortOnDrop(reporter.abort_handle());
 
         let identity = join::obtain_identity(&self.room).await?;
+        let timing = self.room.config.timing.of_node(identity.node_id);
+        let raft_config = Arc::new(timing.raft_config(&self.room.config.cluster_name)?);
         // The first write of all is the founding membership, so an empty log says that there is a cluster to be made.
         let to_be_founded =
             identity.founder && self.store.content().is_fresh() && self.view.applied_index() == 0;

@@ -8,6 +8,7 @@ use agent::consensus::store::LogStore;
 use agent::consensus::types::{LeaderId, Proposal, RaftNode};
 use agent::consensus::{RaftTiming, StateMachine, StateView};
 use agent_core::cluster::{ClusterState, Command};
+use agent_core::ids::NodeId;
 use agent_core::time::WallTime;
 use openraft::async_runtime::WatchReceiver;
 use openraft::rt::AsyncRuntime;
@@ -147,7 +148,10 @@ impl World {
             snapshot_policy: SnapshotPolicy::LogsSinceLast(25),
             max_in_snapshot_log_to_keep: 5,
             replication_lag_threshold: 40,
-            ..RaftTiming::LAN.raft_config("sim").expect("sound")
+            ..RaftTiming::LAN
+                .of_node(NodeId(node))
+                .raft_config("sim")
+                .expect("sound")
         };
         let link = SimLink {
             network: self.network.clone(),

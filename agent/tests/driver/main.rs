@@ -1,7 +1,6 @@
 //! The driver over real servers, a real lease and real calls between agents; only the consensus is replaced by a log
 //! that all nodes share, so that these tests are about what follows from a decision and not about how it is agreed on.
 
-
 mod nodes;
 mod noise;
 mod shared_log;

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use proto::supervision::supervision_client::SupervisionClient;
-use proto::supervision::{BoundRequest, Envelope, ExplainRequest, FenceRequest, ReleaseRequest, ReportRequest};
+use proto::supervision::{
+    BoundRequest, Envelope, ExplainRequest, FenceRequest, ReleaseRequest, ReportRequest,
+};
 
 /// No member has it.
 const STRANGER: u64 = 99;
@@ -62,7 +64,13 @@ pub async fn changes_nothing(nodes: &Nodes) {
             let over = number % before.epoch.0.max(1);
             let known = envelope.is_some();
             let outcome = match which {
-                0 => client.report(ReportRequest { envelope, report: bytes }).await.map(drop),
+                0 => client
+                    .report(ReportRequest {
+                        envelope,
+                        report: bytes,
+                    })
+                    .await
+                    .map(drop),
                 1 => {
                     let ask = BoundRequest {
                         envelope,

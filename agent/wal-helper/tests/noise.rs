@@ -63,7 +63,11 @@ fn rubbish_means_neither_archived_nor_absent() {
             None => (None, &[][..]),
         };
         let pushed = helper(&[&socket, "push", "pg_wal/000000010000000000000001"]);
-        assert_eq!(pushed, Some(if line == Some(b"ok") { 0 } else { 1 }), "{answer:?}");
+        assert_eq!(
+            pushed,
+            Some(if line == Some(b"ok") { 0 } else { 1 }),
+            "{answer:?}"
+        );
         let got = helper(&[&socket, "get", "000000010000000000000001", &path]);
         let content = std::fs::read(&into).ok();
         match got {

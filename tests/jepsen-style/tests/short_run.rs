@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 /// How long faults are made, seconds.
-const TIME: &str = "300";
+const TIME: &str = "600";
 
 /// Always the same schedule, so that a red run can be repeated; `make jepsen` is for new ones.
 #[test]

@@ -5,9 +5,9 @@
 
 mod excerpt;
 mod http;
-mod program;
 #[cfg(test)]
 mod noise_tests;
+mod program;
 #[cfg(test)]
 mod tests;
 

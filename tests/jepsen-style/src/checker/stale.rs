@@ -84,10 +84,7 @@ mod tests {
             at: 0,
             timeline: 3,
             written_to: 100,
-            standby: Standby {
-                replayed_to,
-                streams,
-            },
+            standby: Standby { replayed_to, streams },
             seen,
         }
     }

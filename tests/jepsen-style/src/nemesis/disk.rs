@@ -72,7 +72,11 @@ impl Disks {
             if let Err(why) = mount_image(&images.join(format!("{name}.img")), &disk) {
                 eprintln!("jepsen: {name} has a disk that cannot stand still: {why:#}");
                 disks.stallable = false;
-                run("mount", &["-t", "tmpfs", "-o", &format!("size={SIZE}"), "tmpfs"], &disk)?;
+                run(
+                    "mount",
+                    &["-t", "tmpfs", "-o", &format!("size={SIZE}"), "tmpfs"],
+                    &disk,
+                )?;
             }
             nix::unistd::chown(&disk, Some(user.uid), Some(user.gid))
                 .with_context(|| format!("cannot give {} away", disk.display()))?;

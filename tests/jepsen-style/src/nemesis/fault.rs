@@ -146,9 +146,10 @@ impl Fault {
             Fault::Delay => needs(machine.network && machine.netem, "a kernel with netem"),
             _ if self.family() == Family::Partition => needs(machine.network, "root, for network namespaces"),
             Fault::DiskFull => needs(machine.disks, "root, for mounts in a namespace of its own"),
-            Fault::HungDisk | Fault::SlowDisk => {
-                needs(machine.stallable_disks, "root, loop devices, mkfs.ext4 and fsfreeze")
-            }
+            Fault::HungDisk | Fault::SlowDisk => needs(
+                machine.stallable_disks,
+                "root, loop devices, mkfs.ext4 and fsfreeze",
+            ),
             Fault::ClockStep => needs(machine.clocks, "a C compiler, for shifted clocks"),
             Fault::KillGuard | Fault::PauseGuard => needs(machine.guards, "an agent with a guard process"),
             Fault::SyncMode => needs(machine.mode == "quorum", "a cluster in quorum mode"),
@@ -208,12 +209,15 @@ mod tests {
     #[test]
     fn names_of_families_and_of_faults_may_be_mixed() {
         let chosen = choose(&names(&["disk", "kill-agent", "disk-full"])).expect("all exist");
-        assert_eq!(chosen, [
-            Fault::KillAgent,
-            Fault::DiskFull,
-            Fault::HungDisk,
-            Fault::SlowDisk
-        ]);
+        assert_eq!(
+            chosen,
+            [
+                Fault::KillAgent,
+                Fault::DiskFull,
+                Fault::HungDisk,
+                Fault::SlowDisk
+            ]
+        );
         assert_eq!(choose(&names(&["all"])).expect("exists").len(), Fault::ALL.len());
     }
 

@@ -99,7 +99,10 @@ impl Options {
             let before = kinds.len();
             kinds.extend(found);
             if kinds.len() == before {
-                bail!("--workloads: there is no {name}; there are all, {}", Kind::ALL.map(Kind::name).join(", "));
+                bail!(
+                    "--workloads: there is no {name}; there are all, {}",
+                    Kind::ALL.map(Kind::name).join(", ")
+                );
             }
         }
         kinds.sort_unstable();

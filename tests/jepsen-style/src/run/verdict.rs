@@ -29,7 +29,9 @@ pub fn judge(options: &Options, kinds: &[Kind], story: &Story) -> Vec<Finding> {
     // What was acknowledged may be lost, within the bound: nothing more can be said of what was read.
     let synchronous = options.mode != "async";
     // A procedure's rows are in the same table as the set's: either of them is reason enough to look.
-    let rows = kinds.iter().find(|kind| matches!(kind, Kind::Set | Kind::Procedure));
+    let rows = kinds
+        .iter()
+        .find(|kind| matches!(kind, Kind::Set | Kind::Procedure));
     for kind in kinds {
         match kind {
             Kind::Set | Kind::Procedure if rows != Some(kind) => {}

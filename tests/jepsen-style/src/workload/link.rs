@@ -138,7 +138,9 @@ impl Link {
         let driver = tokio::spawn(async move {
             let mut messages = stream::poll_fn(move |cx| connection.poll_message(cx));
             while let Some(Ok(message)) = messages.next().await {
-                let AsyncMessage::Notice(notice) = message else { continue };
+                let AsyncMessage::Notice(notice) = message else {
+                    continue;
+                };
                 match notice.parsed_severity() {
                     Some(Severity::Warning) => warning.store(true, Ordering::Release),
                     // What is said after a warning is worth nothing: see `run`.

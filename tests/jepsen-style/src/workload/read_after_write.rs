@@ -105,7 +105,9 @@ impl Workload for ReadAfterWrite {
             return Attempt::Broken("an insert without a timeline".to_owned());
         };
         // At least the end of the commit. If the server is none any more, the row is acknowledged all the same.
-        let position = link.run("SELECT pg_current_wal_insert_lsn()", timing.statement).await;
+        let position = link
+            .run("SELECT pg_current_wal_insert_lsn()", timing.statement)
+            .await;
         if let Some(written_to) = position.ok().as_ref().and_then(|rows| lsn(text(rows, 0)?)) {
             let which = rng.below(self.followers.len() as u64) as usize;
             self.look(which, written_to, written_on, timing).await;

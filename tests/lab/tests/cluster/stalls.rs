@@ -62,7 +62,17 @@ impl Slow {
             .context("its first process")?
             .pid;
         let child = Command::new("setsid")
-            .args(["--wait", "nsenter", "--mount", "--target", &init.to_string(), "sh", "-c", SCRIPT, "slow"])
+            .args([
+                "--wait",
+                "nsenter",
+                "--mount",
+                "--target",
+                &init.to_string(),
+                "sh",
+                "-c",
+                SCRIPT,
+                "slow",
+            ])
             .arg(disk)
             .spawn()
             .context("cannot run setsid")?;
@@ -114,7 +124,11 @@ async fn a_slow_disk_costs_neither_the_lease_nor_a_row_and_is_measured() -> Resu
     tokio::time::sleep(Duration::from_secs(8)).await;
     scene.writer.wait_for_acks(100, DEADLINE).await?;
     drop(slow);
-    in_host(scene.cluster.node("n1"), "touch", &[&disk.join("works").display().to_string()])?;
+    in_host(
+        scene.cluster.node("n1"),
+        "touch",
+        &[&disk.join("works").display().to_string()],
+    )?;
     ensure!(
         epoch(&scene.cluster).await? == before,
         "the primary changed: {}",
