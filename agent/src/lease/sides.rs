@@ -7,7 +7,6 @@ use super::wire::{Datagram, Key, Kind};
 use agent_core::cluster::LeaseVoters;
 use agent_core::ids::{Epoch, NodeId};
 use agent_core::lease::{Holder, RenewAnswer, Voter};
-use agent_core::sabotage::Rule;
 use agent_core::time::ClockReading;
 use agent_core::timing::Timing;
 use std::collections::BTreeMap;
@@ -197,13 +196,7 @@ impl Sides {
                     if holder.epoch() != datagram.epoch {
                         continue;
                     }
-                    let mut round = datagram.round;
-                    if Rule::DeadlineFromTheSending.is_off()
-                        && let Some(renewal) = holder.renew(now)
-                    {
-                        round = renewal.round;
-                    }
-                    holder.acknowledged(round, datagram.from, &self.voters, now);
+                    holder.acknowledged(datagram.round, datagram.from, &self.voters, now);
                 }
                 None
             }

@@ -1,5 +1,6 @@
 use crate::cluster::LeaseVoters;
 use crate::ids::{Epoch, NodeId};
+use crate::sabotage::Rule;
 use crate::time::ClockReading;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -111,7 +112,10 @@ impl Holder {
         if !voters.majority(&found.acks) {
             return false;
         }
-        let sent = found.sent;
+        let sent = match Rule::DeadlineFromTheSending.is_off() {
+            true => now,
+            false => found.sent,
+        };
         let deadline = sent.plus(found.lease);
         // Older renewals can only give earlier deadlines.
         self.rounds = self.rounds.split_off(&(round + 1));

@@ -79,7 +79,7 @@ faults! {
     SlowLink "slow-link" Partition "a node gets 1,000 kbit/s, with queues"
     Delay "delay" Partition "packets to a node arrive late"
     LateAnswers "late-answers" Partition "what is answered to a node's renewals arrives seconds late, then it is cut off"
-    Amnesia "amnesia" Partition "a node is cut off from the other nodes, whose agents are killed and started at once"
+    Amnesia "amnesia" Partition "a node is cut off from the others, whose agents, but for the Raft leader's, are killed and started"
     DiskFull "disk-full" Disk "the disk of a node, data and state, is full"
     HungDisk "hung-disk" Disk "nothing can be written to the disk of a node, data and state"
     SlowDisk "slow-disk" Disk "each write to the disk of a node waits for a fifth of a second"

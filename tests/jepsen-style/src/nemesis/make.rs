@@ -160,8 +160,10 @@ impl Nemesis {
                 Mono::now()
             }
             Fault::Amnesia => {
+                // Whoever leads the group remembers what it leads, and gives nobody anything for as long as it is new.
+                let leader = whom::raft_leader(cluster).await.unwrap_or_default();
+                let others = names.iter().filter(|name| *name != target && **name != leader);
                 cluster.isolate_from_peers(target)?;
-                let others = names.iter().filter(|name| *name != target);
                 for name in others.clone() {
                     cluster.node(name).signal_agent(Signal::SIGKILL)?;
                 }

@@ -26,7 +26,8 @@ pub async fn resolve(cluster: &Cluster, whom: Whom, pick: u64) -> String {
     }
 }
 
-async fn raft_leader(cluster: &Cluster) -> Option<String> {
+/// The node that leads the agents' group, if it can be told.
+pub async fn raft_leader(cluster: &Cluster) -> Option<String> {
     let asked = timeout(LOOK, cluster.pgctl_ok(&["status", "-o", "json"])).await;
     let status: serde_json::Value = serde_json::from_str(&asked.ok()?.ok()?).ok()?;
     Some(status["raft_leader"].as_str()?.to_owned())
