@@ -31,6 +31,8 @@ pub struct BackupFacts {
     pub server_version: u32,
     pub segment_bytes: u64,
     pub begun_ms: i64,
+    /// The backup that this one is an increment of.
+    pub parent: Option<String>,
 }
 
 /// How far it has come.
@@ -137,12 +139,14 @@ impl BackupWriter {
             stop: range.stop,
             begun_ms: self.facts.begun_ms,
             ended_ms,
-            parts: std::mem::take(&mut self.parts),
+            parts: self.parts.clone(),
             bytes: self.bytes,
             hash: self.hasher.finalize().to_hex().to_string(),
             stored_bytes: self.progress.stored_bytes,
             manifest_hash,
+            parent: self.facts.parent.clone(),
         };
+        self.keep_manifest().await?;
         let json = serde_json::to_vec_pretty(&entry).map_err(|error| self.refused(error.to_string()))?;
         for repository in self.repositories.iter() {
             let key = self.facts.line.backup(&entry.id);
@@ -158,8 +162,46 @@ impl BackupWriter {
             if created == Created::Exists {
                 return Err(self.refused(format!("{key} is there already: two backups have the same id")));
             }
+            if let Some(lost) = self.lost_meanwhile(repository).await? {
+                repository.delete(&key).await?;
+                return Err(self.refused(lost));
+            }
         }
         Ok(entry)
+    }
+
+    /// The manifest by itself: increments begin with it, and it is not searched for in the archive then.
+    async fn keep_manifest(&self) -> Result<(), Error> {
+        let manifest = Arc::new(self.manifest.manifest.clone());
+        for repository in self.repositories.iter() {
+            let content = Whole(Arc::clone(&manifest));
+            let key = self.facts.line.manifest(&self.facts.id);
+            repository
+                .create(key, Kind::Manifest, &self.facts.id, BTreeMap::new(), content)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Whether somebody has begun to delete this backup, or one that it is an increment of. Who deletes says so before it
+    /// looks for our entry, and takes its word back only when all is gone: one of the two sees the other.
+    async fn lost_meanwhile(&self, repository: &Repository) -> Result<Option<String>, Error> {
+        let (line, id) = (&self.facts.line, &self.facts.id);
+        let swept = repository.exists(&line.sweep(id)).await?;
+        if swept || (!self.parts.is_empty() && !repository.exists(&line.part(id, 0)).await?) {
+            return Ok(Some(
+                "it took so long that it was taken for given up, and deleted".to_owned(),
+            ));
+        }
+        if let Some(parent) = &self.facts.parent {
+            let swept = repository.exists(&line.sweep(parent)).await?;
+            if swept || !repository.exists(&line.backup(parent)).await? {
+                return Ok(Some(format!(
+                    "{parent}, which it is an increment of, was deleted meanwhile: take a full backup"
+                )));
+            }
+        }
+        Ok(None)
     }
 
     async fn send(&mut self) -> Result<(), Error> {

@@ -28,10 +28,17 @@ pub enum Kind {
     Label,
     /// A part of a base backup.
     Part,
+    /// The server's own list of a base backup's files.
+    Manifest,
     /// A base backup's entry in the catalogue.
     Backup,
     /// A data key, wrapped.
     Key,
+    /// What keeps a backup, or proves it.
+    Pin,
+    Proof,
+    /// What is to go, or is gone.
+    Mark,
 }
 
 /// What is known of an object without reading its content.

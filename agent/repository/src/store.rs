@@ -177,11 +177,13 @@ impl Store {
         Ok(names)
     }
 
+    /// Deletes an object; that it is gone already is as good.
     pub(crate) async fn delete(&self, key: &str) -> Result<(), Error> {
         let path = Path::from(key);
-        self.within("delete", key, self.inner.delete(&path))
-            .await?
-            .map_err(self.failed("delete", key))
+        match self.within("delete", key, self.inner.delete(&path)).await? {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed("delete", key)(error)),
+        }
     }
 }
 

@@ -131,6 +131,7 @@ impl Job {
             server_version: facts.server_version,
             segment_bytes: facts.segment_bytes,
             begun_ms: now_ms(),
+            parent: None,
         };
         let mut writer = BackupWriter::begin(repositories, facts)
             .await
