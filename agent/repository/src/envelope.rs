@@ -79,6 +79,17 @@ pub(crate) struct Packing {
     pub key: Option<(String, Secret)>,
 }
 
+impl Packing {
+    /// As it is.
+    pub(crate) fn plain() -> Packing {
+        Packing {
+            codec: Codec::None,
+            level: 0,
+            key: None,
+        }
+    }
+}
+
 /// The hash under which content is known.
 pub(crate) fn hash(content: &[u8]) -> String {
     blake3::hash(content).to_hex().to_string()

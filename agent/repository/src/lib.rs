@@ -18,6 +18,7 @@
 //! | `plan`, `unpack` | what a restore would do, and doing it |
 //! | `retention`, `marks`, `expiry` | what is kept and what goes: the decision, what a person says about it, carrying it out |
 //! | `verify` | reading it all, and mending it from another repository |
+//! | `survey` | what lies there, a lost marker, a change of keys |
 //! | `recovery` | what a restored server may fetch, and what it must find |
 //!
 //! *Invariant:* an object is created once and never overwritten; only `expiry` deletes.
@@ -46,6 +47,7 @@ mod recovery;
 mod repository;
 mod retention;
 mod store;
+mod survey;
 mod tar;
 mod timestamp;
 mod unpack;
@@ -70,6 +72,7 @@ pub use recovery::RecoveryOrder;
 pub use repository::Repository;
 pub use retention::{Age, Doomed, Expired, Facts, Kept, Policy, Reason, Verdict, Window, decide, windows};
 pub use store::Listed;
+pub use survey::{Heap, LineSurvey, Rekeyed, Survey, adopt, rekey, survey};
 pub use timestamp::{parse as parse_time, show as show_time};
 pub use unpack::{Unpacked, restore_into};
 pub use verify::{Finding, Share, Verified, Wrong, mend, verify};

@@ -14,14 +14,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The version of the layout.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// What is written into an empty repository.
 #[derive(Debug, Serialize, Deserialize)]
-struct Marker {
-    format: u32,
+pub(crate) struct Marker {
+    pub format: u32,
     /// Tells this repository from any other.
-    id: String,
+    pub id: String,
 }
 
 /// A repository; cheap to clone.
@@ -354,7 +354,7 @@ impl Repository {
     }
 }
 
-async fn read_marker(store: &Store) -> Result<Option<Marker>, Error> {
+pub(crate) async fn read_marker(store: &Store) -> Result<Option<Marker>, Error> {
     let Some(object) = store.get(MARKER).await? else {
         return Ok(None);
     };

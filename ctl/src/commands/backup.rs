@@ -4,6 +4,7 @@ mod create;
 mod expire;
 mod list;
 mod pin;
+mod verify;
 
 use crate::cli::Globals;
 use crate::failure::Failure;
@@ -51,6 +52,16 @@ Examples:
   pgctl backup expire --preview --last 3 --within 14d --monthly 12    # what another policy would do
   pgctl backup expire --repository far -o json | jq '.[].deleted'")]
     Expire(expire::Args),
+    /// Reads repositories end to end: hashes, encryption, archives, manifests, page checksums, missing WAL
+    ///
+    /// Needs no agent and no server. Exit code 1 if anything is wrong and was not mended.
+    #[command(after_help = "\
+Examples:
+  pgctl backup verify                                   # everything, in every repository of the file
+  pgctl backup verify 20261121T074242Z-3f2a             # one backup with its WAL
+  pgctl backup verify --share 5%                        # a part, another one each day: for every night
+  pgctl backup verify --repair -o json | jq '.[].findings'")]
+    Verify(verify::Args),
     /// Keeps a backup whatever the policy says
     #[command(after_help = "\
 Examples:
@@ -77,6 +88,7 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     match &args.verb {
         Verb::Create(args) => create::run(globals, args).await,
         Verb::Expire(args) => expire::run(globals.output, args).await,
+        Verb::Verify(args) => verify::run(globals.output, args).await,
         Verb::Pin(args) => pin::pin(globals.output, args).await,
         Verb::Unpin(args) => pin::unpin(globals.output, args).await,
         Verb::List { which } => list::list(globals.output, which).await,

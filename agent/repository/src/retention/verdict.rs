@@ -228,13 +228,16 @@ impl Docket<'_> {
     /// one on the cluster's line before one on another.
     fn keep_one_of_each(&mut self, stretch: Stretch, count: u32, reason: &Reason) {
         let mut best: BTreeMap<i64, &Catalogue> = BTreeMap::new();
-        let rank = |entry: &Catalogue| {
-            let full = entry.parent.is_none();
-            (self.on_current_line(entry), full, entry.ended_ms)
+        let better = |one: &Catalogue, other: &Catalogue| {
+            let rank = |entry: &Catalogue| {
+                let full = entry.parent.is_none();
+                (self.on_current_line(entry), full, entry.ended_ms)
+            };
+            (rank(one), &one.id) > (rank(other), &other.id)
         };
         for entry in self.whole.iter().copied() {
             let place = best.entry(stretch.of(entry.ended_ms)).or_insert(entry);
-            if rank(entry) > rank(place) {
+            if better(entry, place) {
                 *place = entry;
             }
         }

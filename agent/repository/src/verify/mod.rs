@@ -10,6 +10,8 @@
 //! | `files`, `pages` | what is in a base backup's archive |
 //! | `mend` | a damaged object is replaced by what another repository has |
 
+#[cfg(test)]
+mod damage_tests;
 mod files;
 mod mend;
 mod pages;
@@ -53,7 +55,7 @@ impl Share {
 }
 
 /// What is wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Wrong {
     /// It is not what was written.
