@@ -73,6 +73,20 @@ pub async fn backups(repository: &Repository, line: &Line) -> Result<Vec<Catalog
     Ok(found)
 }
 
+/// The server's own list of a backup's files, which an increment of it begins with.
+///
+/// # Errors
+/// It is not there (an older program kept it in the archive only), or is damaged.
+pub async fn manifest_of(repository: &Repository, backup: &Catalogue) -> Result<Vec<u8>, Error> {
+    let line = Line::new(&backup.cluster, backup.system_id);
+    let key = line.manifest(&backup.id);
+    let (header, manifest) = repository.read(&key).await?;
+    if header.hash != backup.manifest_hash {
+        return Err(repository.damaged(&key, "it is not the manifest that the catalogue names"));
+    }
+    Ok(manifest)
+}
+
 impl Catalogue {
     /// The WAL that this backup needs to be of any use, and that is not there. Empty: it is complete.
     #[must_use]

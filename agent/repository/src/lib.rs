@@ -15,7 +15,7 @@
 //! | `wal` | archived WAL: put and get |
 //! | `inventory` | which segments are there, which are missing, and which belong to a line |
 //! | `tar`, `backup`, `catalogue` | base backups |
-//! | `plan`, `unpack` | what a restore would do, and doing it |
+//! | `plan`, `unpack`, `increment` | what a restore would do, and doing it |
 //! | `retention`, `marks`, `expiry` | what is kept and what goes: the decision, what a person says about it, carrying it out |
 //! | `verify` | reading it all, and mending it from another repository |
 //! | `survey` | what lies there, a lost marker, a change of keys |
@@ -37,6 +37,7 @@ mod error;
 mod expiry;
 #[cfg(test)]
 mod faulty_store;
+mod increment;
 mod inventory;
 mod keys;
 mod layout;
@@ -56,7 +57,7 @@ mod wal;
 mod wal_name;
 
 pub use backup::{BackupFacts, BackupWriter, Progress};
-pub use catalogue::{Catalogue, Part, backups, chain, complete};
+pub use catalogue::{Catalogue, Part, backups, chain, complete, manifest_of};
 pub use cipher::Secret;
 pub use codec::Codec;
 pub use config::{Place, RepositoryConfig, S3};

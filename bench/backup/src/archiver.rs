@@ -1,17 +1,16 @@
 //! What of the agent archives and backs up, with a server that no agent has made.
 
-use agent::archive::{Archive, ArchiveConfig, ArchiveService, Sight};
+use agent::archive::{Archive, ArchiveConfig, Sight};
 use agent::ports::{ArchiveStream, BackupSource, SourceFacts};
 use agent_core::pg::{Lsn, SystemId, TimelineHistory, TimelineId};
 use anyhow::{Context, Result};
 use futures::future::BoxFuture;
-use proto::archive::archive_server::ArchiveServer;
-use repository::RepositoryConfig;
-use std::net::SocketAddr;
+use repository::{BackupFacts, BackupWriter, Line, Repository, RepositoryConfig, inventory};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use tokio::io::AsyncRead;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
 /// The name under which the line lies in the repository.
@@ -33,9 +32,6 @@ pub struct Args {
     repository: PathBuf,
     #[arg(long)]
     state: PathBuf,
-    /// Where backups are asked for
-    #[arg(long)]
-    listen: SocketAddr,
 }
 
 /// Where `pgctl-wal` asks.
@@ -66,16 +62,60 @@ pub fn run(args: &Args) -> Result<()> {
         holds: true,
         ..Sight::default()
     };
-    let archive =
-        Archive::start(config, source, move || holder.clone()).context("the archive does not start")?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let archive = Archive::start(config, Arc::clone(&source) as Arc<dyn BackupSource>, move || {
+        holder.clone()
+    });
+    let _archive = archive.context("the archive does not start")?;
+    println!("ready");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(6)
         .enable_all()
         .build()?;
-    runtime.block_on(
-        tonic::transport::Server::builder()
-            .add_service(ArchiveServer::new(ArchiveService::new(Some(archive))))
-            .serve(args.listen),
-    )?;
+    // Each line asks for a backup of that name.
+    for line in std::io::stdin().lines() {
+        let said = match runtime.block_on(back_up(&args.repository, &source, line?)) {
+            Ok(()) => "done".to_owned(),
+            Err(error) => format!("{error:#}").replace('\n', " "),
+        };
+        println!("{said}");
+    }
+    Ok(())
+}
+
+/// As the agent does it: the server's archive into the repository, and then the WAL that it needs is waited for.
+async fn back_up(repository: &Path, source: &Server, id: String) -> Result<()> {
+    let said = |error: String| anyhow::anyhow!(error);
+    let facts = source.facts().await.map_err(said)?;
+    let line = Line::new(CLUSTER, facts.system_id);
+    let repository = Repository::open(&RepositoryConfig::directory("bench", repository)).await?;
+    let facts = BackupFacts {
+        id,
+        line: line.clone(),
+        system_id: facts.system_id,
+        node: CLUSTER.to_owned(),
+        from_standby: facts.standby,
+        server_version: facts.server_version,
+        segment_bytes: facts.segment_bytes,
+        begun_ms: 0,
+        parent: None,
+    };
+    let mut writer = BackupWriter::begin(std::slice::from_ref(&repository), facts).await?;
+    let mut stream = source.stream(None, None).await.map_err(said)?;
+    let mut piece = vec![0; 256 << 10];
+    loop {
+        let length = stream.bytes().read(&mut piece).await?;
+        if length == 0 {
+            break;
+        }
+        writer.write(&piece[..length]).await?;
+    }
+    stream.ended().await.map_err(said)?;
+    let entry = writer.finish(1).await?;
+    source.switch_wal().await.map_err(said)?;
+    while !entry.lacks(&inventory(&repository, &line).await?).is_empty() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     Ok(())
 }
 
@@ -128,7 +168,11 @@ impl BackupSource for Server {
         })
     }
 
-    fn stream(&self, max_rate_kb: Option<u32>) -> BoxFuture<'_, Result<Box<dyn ArchiveStream>, String>> {
+    fn stream(
+        &self,
+        max_rate_kb: Option<u32>,
+        _: Option<Vec<u8>>,
+    ) -> BoxFuture<'_, Result<Box<dyn ArchiveStream>, String>> {
         Box::pin(async move {
             let mut command = Command::new(self.programs.join("pg_basebackup"));
             // As the agent runs it.
@@ -161,6 +205,10 @@ impl BackupSource for Server {
             let lsn = self.ask("SELECT pg_switch_wal()").await?;
             lsn.parse().map_err(|_| format!("{lsn:?} is no position"))
         })
+    }
+
+    fn checkpoint(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move { self.ask("CHECKPOINT").await.map(drop) })
     }
 
     fn history_of(&self, _: TimelineId) -> Option<TimelineHistory> {

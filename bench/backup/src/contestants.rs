@@ -3,14 +3,12 @@
 use crate::archiver::CLUSTER;
 use crate::measure::{Samples, peak_mib};
 use crate::server::{Ground, remove};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::binaries;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proto::archive::CreateBackupRequest;
-use proto::archive::archive_client::ArchiveClient;
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +19,17 @@ const PEAK: &str = "peak memory, MiB";
 /// What runs beside the server.
 pub type Helpers = Option<Child>;
 
+/// The next line that a helper writes; it writes no more than it is asked for.
+fn answer(child: &mut Child) -> Result<String> {
+    let output = child.stdout.as_mut().context("it has a pipe")?;
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while output.read(&mut byte)? == 1 && byte != *b"\n" {
+        line.push(byte[0]);
+    }
+    Ok(String::from_utf8_lossy(&line).into_owned())
+}
+
 pub trait Contestant {
     fn name(&self) -> &'static str;
     fn archive_command(&self, ground: &Ground) -> Result<String>;
@@ -30,13 +39,12 @@ pub trait Contestant {
     fn begin(&self, ground: &Ground, data: &Path) -> Result<Helpers>;
     /// Ends it, and waits for whatever else was started.
     fn end(&self, ground: &Ground, helpers: Helpers, samples: &mut Samples) -> Result<()>;
-    fn back_up(&self, ground: &Ground) -> Result<()>;
+    fn back_up(&self, ground: &Ground, helpers: &mut Helpers) -> Result<()>;
     fn restore(&self, ground: &Ground, into: &Path, samples: &mut Samples) -> Result<()>;
 }
 
 /// What of the agent archives, by `pgctl-wal`; and `pgctl restore`.
 pub struct Pgctl {
-    listen: SocketAddr,
     config: PathBuf,
 }
 
@@ -48,10 +56,7 @@ impl Pgctl {
             ground.path("pgctl-repository")
         );
         fs::write(&config, text)?;
-        Ok(Pgctl {
-            listen: SocketAddr::from(([127, 0, 0, 1], 5998)),
-            config,
-        })
+        Ok(Pgctl { config })
     }
 }
 
@@ -87,19 +92,13 @@ impl Contestant for Pgctl {
             .arg(ground.path("pgctl-repository"))
             .arg("--state")
             .arg(ground.path("pgctl-state"))
-            .args(["--listen", &self.listen.to_string()])
             .uid(ground.user.uid.as_raw())
             .gid(ground.user.gid.as_raw())
-            .stdin(Stdio::null());
-        let child = command.spawn().context("the archiver does not start")?;
-        let begun = Instant::now();
-        while std::net::TcpStream::connect(self.listen).is_err() {
-            ensure!(
-                begun.elapsed() < Duration::from_secs(30),
-                "the archiver does not listen"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().context("the archiver does not start")?;
+        let said = answer(&mut child)?;
+        ensure!(said == "ready", "the archiver says {said:?}");
         Ok(Some(child))
     }
 
@@ -114,25 +113,13 @@ impl Contestant for Pgctl {
         Ok(())
     }
 
-    fn back_up(&self, _: &Ground) -> Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(async {
-            let mut client = ArchiveClient::connect(format!("http://{}", self.listen)).await?;
-            let request = CreateBackupRequest {
-                id: format!("bench-{}", std::process::id()),
-                ..CreateBackupRequest::default()
-            };
-            let mut stream = client.create_backup(request).await?.into_inner();
-            while let Some(progress) = stream.message().await? {
-                if let Some(outcome) = progress.outcome {
-                    ensure!(outcome.succeeded, "the backup failed: {}", progress.message);
-                    return Ok(());
-                }
-            }
-            bail!("the archiver stopped telling")
-        })
+    fn back_up(&self, _: &Ground, helpers: &mut Helpers) -> Result<()> {
+        let child = helpers.as_mut().context("the archiver runs")?;
+        let input = child.stdin.as_mut().context("it has a pipe")?;
+        writeln!(input, "bench-{}", std::process::id())?;
+        let said = answer(child)?;
+        ensure!(said == "done", "the backup failed: {said}");
+        Ok(())
     }
 
     fn restore(&self, ground: &Ground, into: &Path, samples: &mut Samples) -> Result<()> {
@@ -238,7 +225,7 @@ impl Contestant for PgBackRest {
         }
     }
 
-    fn back_up(&self, ground: &Ground) -> Result<()> {
+    fn back_up(&self, ground: &Ground, _: &mut Helpers) -> Result<()> {
         ground.run(self.command().args(["--type=full", "backup"]))?;
         Ok(())
     }

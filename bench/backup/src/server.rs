@@ -252,11 +252,11 @@ impl Ground {
     /// Of the server whose backlog this contestant has drained.
     pub fn back_up_and_restore(&self, contestant: &dyn Contestant, samples: &mut Samples) -> Result<()> {
         let data = self.path("data");
-        let helpers = contestant.begin(self, &data)?;
+        let mut helpers = contestant.begin(self, &data)?;
         self.start(&data)?;
         nix::unistd::sync();
         let begun = Instant::now();
-        let backed_up = contestant.back_up(self);
+        let backed_up = contestant.back_up(self, &mut helpers);
         let took = begun.elapsed();
         self.stop(&data)?;
         contestant.end(self, helpers, samples)?;

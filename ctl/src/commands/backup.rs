@@ -29,10 +29,12 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Takes a full backup of a running server into every repository
+    /// Takes a backup of a running server into every repository
     ///
     /// It is done when the WAL that it needs is archived as well. If this command is broken off, the backup goes on.
-    #[command(after_help = "Examples:\n  pgctl backup create\n  pgctl backup create --node n2 -o json")]
+    #[command(
+        after_help = "Examples:\n  pgctl backup create\n  pgctl backup create --incremental\n  pgctl backup create --node n2 -o json"
+    )]
     Create(create::Args),
     /// Lists the backups in a repository, read without any agent
     #[command(after_help = "Examples:\n  pgctl backup list\n  pgctl backup list --repository far -o json")]

@@ -10,6 +10,7 @@ mod failover;
 mod fence_devices;
 mod guard;
 mod hangs;
+mod increments;
 mod membership;
 mod orders;
 mod partition;
