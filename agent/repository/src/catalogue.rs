@@ -35,7 +35,7 @@ pub struct Catalogue {
     pub parts: Vec<Part>,
     /// Bytes of the archive.
     pub bytes: u64,
-    /// BLAKE3 of the whole archive.
+    /// BLAKE3 of the hashes of its parts, in hexadecimal, one after the other.
     pub hash: String,
     /// Bytes in the store.
     pub stored_bytes: u64,
@@ -51,6 +51,12 @@ pub struct Catalogue {
 pub struct Part {
     pub bytes: u64,
     pub hash: String,
+}
+
+/// The hash of an archive of these parts.
+pub(crate) fn hash_of(parts: &[Part]) -> String {
+    let all: String = parts.iter().map(|part| part.hash.as_str()).collect();
+    crate::envelope::hash(all.as_bytes())
 }
 
 /// Every finished base backup of a line, oldest first.

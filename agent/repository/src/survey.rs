@@ -279,6 +279,7 @@ fn sealed(operators: &Secret, data: &Secret, name: &str) -> Result<Vec<u8>, Stri
         name,
         BTreeMap::new(),
         &json,
+        None,
         &envelope::Packing::plain(),
     )
 }

@@ -1,6 +1,6 @@
 //! Putting a base backup back onto a disk, with all that it is an increment of.
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, hash_of};
 use crate::error::Error;
 use crate::increment::{self, Increment};
 use crate::layout::Line;
@@ -113,23 +113,21 @@ async fn unpack(
             Ok(content)
         }
     });
+    if hash_of(&backup.parts) != backup.hash {
+        let key = line.backup(&backup.id);
+        return Err(repository.damaged(&key, "its parts are not those that it was finished with"));
+    }
     let mut parts = futures::stream::iter(fetches).buffered(AHEAD);
     let mut walker = Walker::default();
-    let mut hasher = blake3::Hasher::new();
     let failed = |why: String| Error::Refused {
         name: format!("backup {}", backup.id),
         why,
     };
     while let Some(content) = parts.try_next().await? {
-        hasher.update(&content);
         walker.feed(&content, unpacker).map_err(failed)?;
         progress(content.len() as u64);
     }
-    walker.finish().map_err(failed)?;
-    if hasher.finalize().to_hex().as_str() != backup.hash {
-        return Err(failed("the archive does not match its hash".to_owned()));
-    }
-    Ok(())
+    walker.finish().map_err(failed)
 }
 
 struct Unpacker {

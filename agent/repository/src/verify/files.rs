@@ -4,11 +4,6 @@ use crate::tar::Entry;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// Not in the manifest by the server's own rule: what is written after it was made, WAL, and itself.
-fn is_listed(path: &str) -> bool {
-    path != "backup_manifest" && !path.starts_with("pg_wal/")
-}
-
 /// Files as they go by.
 #[derive(Debug, Default)]
 pub(super) struct Files {
@@ -54,9 +49,7 @@ impl Files {
     }
 
     pub(super) fn end(&mut self, entry: &Entry) {
-        if is_listed(&entry.path) {
-            self.found.insert(entry.path.clone(), (self.length, self.sum));
-        }
+        self.found.insert(entry.path.clone(), (self.length, self.sum));
     }
 
     /// BLAKE3 of the manifest.
