@@ -34,9 +34,8 @@ pub enum Kind {
     Backup,
     /// A data key, wrapped.
     Key,
-    /// What keeps a backup, or proves it.
+    /// What keeps a backup.
     Pin,
-    Proof,
     /// What is to go, or is gone.
     Mark,
 }

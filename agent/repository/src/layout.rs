@@ -147,14 +147,6 @@ impl Line {
         format!("{self}/pins/{backup}/{name}")
     }
 
-    pub(crate) fn proofs(&self) -> String {
-        format!("{self}/proofs")
-    }
-
-    pub(crate) fn proof(&self, backup: &str, name: &str) -> String {
-        format!("{self}/proofs/{backup}/{name}")
-    }
-
     pub(crate) fn tombstones(&self) -> String {
         format!("{self}/expiring/backups")
     }

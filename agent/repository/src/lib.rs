@@ -66,7 +66,7 @@ pub use error::Error;
 pub use expiry::{Deleted, Expiry, Going, expire, marked};
 pub use inventory::{Hole, Inventory, Span, inventory};
 pub use layout::Line;
-pub use marks::{Pin, Proof, pin, pins, proofs, prove, unpin};
+pub use marks::{Pin, Proof, pin, pins, proofs, unpin};
 pub use page_header::{SegmentFacts, check_segment};
 pub use plan::{Plan, Target, Unplannable, plan};
 pub use recovery::RecoveryOrder;

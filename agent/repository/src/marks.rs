@@ -23,14 +23,25 @@ pub struct Pin {
 }
 
 /// A backup was restored, and what came out was right.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Proof {
     pub backup: String,
-    /// ms since 1970.
+    /// When the restore began, ms since 1970.
     pub at_ms: i64,
     /// The node that restored it.
-    #[serde(default)]
     pub node: String,
+}
+
+/// What of a drill's evidence counts here.
+#[derive(Deserialize)]
+struct Drill {
+    succeeded: bool,
+    #[serde(default)]
+    backup: String,
+    #[serde(default)]
+    node: String,
+    #[serde(default)]
+    began_unix_ms: i64,
 }
 
 /// Every pin of a line; those that are over as well.
@@ -42,26 +53,20 @@ pub async fn pins(repository: &Repository, line: &Line) -> Result<Vec<Pin>, Erro
     Ok(found.into_iter().map(|(_, pin)| pin).collect())
 }
 
-/// Every proof of a line.
+/// The proofs of a line: the drills that succeeded.
 ///
 /// # Errors
 /// The store does not list, or one is damaged.
 pub async fn proofs(repository: &Repository, line: &Line) -> Result<Vec<Proof>, Error> {
-    let found = repository.read_all(&line.proofs()).await?;
-    Ok(found.into_iter().map(|(_, proof)| proof).collect())
-}
-
-/// Notes that a backup was restored and what came out was right.
-///
-/// # Errors
-/// It could not be written.
-pub async fn prove(repository: &Repository, line: &Line, proof: &Proof) -> Result<(), Error> {
-    let name = name(repository)?;
-    let key = line.proof(&proof.backup, &name);
-    repository
-        .create_json(key, Kind::Proof, &proof.backup, proof)
-        .await?;
-    Ok(())
+    let found: Vec<(String, Drill)> = repository.read_all(&format!("{line}/drills")).await?;
+    let succeeded = found.into_iter().filter(|(_, drill)| drill.succeeded);
+    Ok(succeeded
+        .map(|(_, drill)| Proof {
+            backup: drill.backup,
+            at_ms: drill.began_unix_ms,
+            node: drill.node,
+        })
+        .collect())
 }
 
 /// Keeps a backup from now on.

@@ -196,12 +196,10 @@ impl Repository {
         let (packing, owned) = (self.packing.clone(), name.to_owned());
         // Small things compress in no time and must be readable with `head` and `cat`.
         let packing = match kind {
-            Kind::Key | Kind::Backup | Kind::History | Kind::Label | Kind::Pin | Kind::Proof | Kind::Mark => {
-                Packing {
-                    codec: crate::codec::Codec::None,
-                    ..packing
-                }
-            }
+            Kind::Key | Kind::Backup | Kind::History | Kind::Label | Kind::Pin | Kind::Mark => Packing {
+                codec: crate::codec::Codec::None,
+                ..packing
+            },
             Kind::Segment | Kind::Partial | Kind::Part | Kind::Manifest => packing,
         };
         let sealing = tokio::task::spawn_blocking(move || {

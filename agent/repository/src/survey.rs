@@ -60,7 +60,7 @@ pub struct Survey {
 }
 
 /// The folders of a line.
-const FOLDERS: [&str; 12] = [
+const FOLDERS: [&str; 13] = [
     "wal",
     "history",
     "labels",
@@ -70,7 +70,8 @@ const FOLDERS: [&str; 12] = [
     "backups",
     "keys",
     "pins",
-    "proofs",
+    "drills",
+    "dumps",
     "expiring",
     "expired",
 ];

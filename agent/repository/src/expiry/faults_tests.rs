@@ -237,6 +237,25 @@ async fn a_pin_in_the_grace_rescues_a_backup_and_what_it_is_an_increment_of() {
 }
 
 #[tokio::test]
+async fn what_a_drill_has_proven_stays_and_what_it_has_not_does_not() {
+    let inner = base().await;
+    let repository = open(&inner).await;
+    for (id, backup, succeeded) in [("d1", "i1", true), ("d2", "f2", false)] {
+        let evidence = serde_json::json!({
+            "id": id, "node": "n2", "succeeded": succeeded, "backup": backup, "began_unix_ms": 7, "timeline": 1,
+        });
+        repository
+            .create_json(format!("{}/drills/{id}", line()), Kind::Mark, id, &evidence)
+            .await
+            .expect("is written");
+    }
+    run(&repository, later(3)).await.expect("marks");
+    run(&repository, later(5)).await.expect("sweeps");
+    let left = check_whole(&repository, "proven").await;
+    assert_eq!(left, ["f1", "f3", "i1"].map(str::to_owned).into());
+}
+
+#[tokio::test]
 async fn expiry_killed_at_any_call_leaves_all_that_is_catalogued_whole_and_is_gone_on_with() {
     let base = base().await;
     let clean = forked(&base);

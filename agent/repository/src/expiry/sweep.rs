@@ -143,7 +143,7 @@ impl Sweeper<'_> {
         Ok(expired || gone)
     }
 
-    /// All of a backup but its entry, which is gone: content, data key, pins that are over, proofs, and last the marks.
+    /// All of a backup but its entry, which is gone: content, data key, pins that are over, and last the marks.
     async fn delete_rest(&mut self, id: &str) -> Result<(), Error> {
         let mut keys = Vec::new();
         for listed in self.repository.list(&self.line.backup_folder(id)).await? {
@@ -164,10 +164,8 @@ impl Sweeper<'_> {
                 keys.push(listed.key);
             }
         }
-        for folder in [self.line.pin(id, ""), self.line.proof(id, "")] {
-            let listed = self.repository.list(&folder).await?;
-            keys.extend(listed.into_iter().map(|listed| listed.key));
-        }
+        let pins = self.repository.list(&self.line.pin(id, "")).await?;
+        keys.extend(pins.into_iter().map(|listed| listed.key));
         self.delete_all(keys).await?;
         self.repository.delete(&self.line.tombstone(id)).await?;
         self.repository.delete(&self.line.sweep(id)).await

@@ -133,7 +133,8 @@ async fn fits(repository: &Repository, line: &Line, key: &str, header: &Header, 
             })
         }
         Kind::Backup | Kind::Manifest => true,
-        Kind::Partial | Kind::Label | Kind::Key | Kind::Pin | Kind::Proof | Kind::Mark => false,
+        // Each repository has its own.
+        _ => false,
     }
 }
 

@@ -20,4 +20,5 @@ mod scene;
 mod settings;
 mod standby;
 mod switchover;
+mod two_repositories;
 mod witness;
