@@ -57,11 +57,15 @@ async fn what_one_repository_lost_is_taken_from_the_other() -> Result<()> {
     archived_up_to_now(&cluster, &primary).await?;
     archived_up_to_now(&cluster, &primary).await?;
     for word in ["/wal/", "/parts/", "/backup"] {
-        let (here, there) = (objects(&near, word)?, objects(&far, word)?);
-        ensure!(
-            here == there && !here.is_empty(),
-            "{word}: {here:?} here, {there:?} there"
-        );
+        wait_until("both have the same", DEADLINE, || async {
+            let (here, there) = (objects(&near, word)?, objects(&far, word)?);
+            ensure!(
+                here == there && !here.is_empty(),
+                "{word}: {here:?} here, {there:?} there"
+            );
+            Ok(())
+        })
+        .await?;
     }
 
     // A segment is lost, a part is damaged.
