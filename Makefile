@@ -61,6 +61,13 @@ bench-failover: ## Compares with Patroni on this machine; RUNS=5; writes bench/r
 	  PGCTL_TEST_PG_BINDIRS=$$servers target/release/bench-failover --patroni "$$patroni" \
 	    --runs $(or $(RUNS),5) $(BENCH_ARGS)
 
+.PHONY: bench-backup
+bench-backup: ## Compares archiving, backup and restore with pgBackRest; ROUNDS=5; writes bench/results/backup.json
+	@scripts/install-deps bench-backup
+	@$(MAKE) --no-print-directory build
+	@cargo build --release --locked --package bench-backup && \
+	  target/release/bench-backup --rounds $(or $(ROUNDS),5) $(BENCH_ARGS)
+
 .PHONY: install
 install: build ## Installs the programs and the systemd unit (DESTDIR, PREFIX and UNIT_DIR are respected)
 	install -D -m 755 target/release/pgctl-agent $(DESTDIR)$(PREFIX)/bin/pgctl-agent

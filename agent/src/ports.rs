@@ -104,10 +104,17 @@ pub trait Overview: Send + Sync + 'static {
 pub trait BackupSource: Send + Sync + 'static {
     /// What a backup of it is a backup of.
     fn facts(&self) -> BoxFuture<'_, Result<SourceFacts, String>>;
-    /// A copy of its data directory, as one tar archive with the server's manifest in it.
-    fn stream(&self, max_rate_kb: Option<u32>) -> BoxFuture<'_, Result<Box<dyn ArchiveStream>, String>>;
+    /// A copy of its data directory, as one tar archive with the server's manifest in it; with the manifest of an earlier
+    /// backup only what has changed since.
+    fn stream(
+        &self,
+        max_rate_kb: Option<u32>,
+        since: Option<Vec<u8>>,
+    ) -> BoxFuture<'_, Result<Box<dyn ArchiveStream>, String>>;
     /// Closes the current WAL segment; only a primary can.
     fn switch_wal(&self) -> BoxFuture<'_, Result<Lsn, String>>;
+    /// Makes a checkpoint, or on a standby a restartpoint.
+    fn checkpoint(&self) -> BoxFuture<'_, Result<(), String>>;
     /// A timeline's history, if it is in the data directory.
     fn history_of(&self, timeline: TimelineId) -> Option<TimelineHistory>;
     /// Which database cluster it is, and whether its server is shutting down. Reads the control file only.

@@ -2,7 +2,7 @@
 
 use crate::commands::{
     backup, completions, config, context, ddl, dsn, events, explain, failover, fence, history, list, member,
-    pause, restore, resume, status, switchover, topology, unfence, version, wal,
+    pause, repo, restore, resume, status, switchover, topology, unfence, version, wal,
 };
 use crate::failure::{EXIT_CODES, Failure};
 use crate::output::Format;
@@ -73,6 +73,7 @@ pub enum Command {
     Backup(backup::Args),
     Wal(wal::Args),
     Restore(restore::Args),
+    Repo(repo::Args),
     Dsn(dsn::Args),
     Context(context::Args),
     Ddl(ddl::Args),

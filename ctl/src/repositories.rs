@@ -49,6 +49,7 @@ struct ClusterSection {
 pub struct Opened {
     pub repository: Repository,
     pub line: Line,
+    pub config: RepositoryConfig,
 }
 
 impl Which {
@@ -57,6 +58,22 @@ impl Which {
     /// # Errors
     /// The file cannot be read, or it does not say which repository.
     pub fn read(&self) -> Result<(RepositoryConfig, Option<String>), Failure> {
+        let (chosen, cluster) = self.read_each()?;
+        let first = chosen.into_iter().next();
+        let first = first.ok_or_else(|| {
+            Failure::usage(format!(
+                "{} has no [[archive.repositories]]",
+                self.config.display()
+            ))
+        })?;
+        Ok((first, cluster))
+    }
+
+    /// Every repository of the file, or the one that was named.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has none of that name.
+    pub fn read_each(&self) -> Result<(Vec<RepositoryConfig>, Option<String>), Failure> {
         let shown = self.config.display();
         let text = std::fs::read_to_string(&self.config).map_err(|error| {
             Failure::usage(format!(
@@ -65,26 +82,21 @@ impl Which {
         })?;
         let file: NodeFile = toml::from_str(&text)
             .map_err(|error| Failure::usage(format!("{shown} cannot be read: {}", error.message())))?;
-        let repositories = file
+        let mut repositories = file
             .archive
             .map(|archive| archive.repositories)
             .unwrap_or_default();
-        let names: Vec<&str> = repositories.iter().map(|it| it.name.as_str()).collect();
-        let listed = names.join(", ");
-        let chosen = match &self.repository {
-            Some(name) => repositories.iter().find(|it| it.name == *name),
-            None => repositories.first(),
-        };
-        let chosen = chosen.cloned().ok_or_else(|| {
-            Failure::usage(match &self.repository {
-                Some(name) => format!("{shown} has no repository {name}; it has: {listed}"),
-                None => format!("{shown} has no [[archive.repositories]]"),
-            })
-        })?;
-        Ok((
-            chosen,
-            self.cluster.clone().or(file.cluster.map(|cluster| cluster.name)),
-        ))
+        if let Some(name) = &self.repository {
+            let names: Vec<&str> = repositories.iter().map(|it| it.name.as_str()).collect();
+            let listed = names.join(", ");
+            repositories.retain(|it| it.name == *name);
+            if repositories.is_empty() {
+                let message = format!("{shown} has no repository {name}; it has: {listed}");
+                return Err(Failure::usage(message));
+            }
+        }
+        let cluster = self.cluster.clone().or(file.cluster.map(|cluster| cluster.name));
+        Ok((repositories, cluster))
     }
 
     /// Opens it.
@@ -93,6 +105,27 @@ impl Which {
     /// It cannot be read, or it is not clear whose backups are meant.
     pub async fn open(&self) -> Result<Opened, Failure> {
         let (config, cluster) = self.read()?;
+        self.open_one(config, cluster).await
+    }
+
+    /// Opens every repository of the file, or the one that was named.
+    ///
+    /// # Errors
+    /// As [`Which::open`], of the first one that cannot be opened.
+    pub async fn open_each(&self) -> Result<Vec<Opened>, Failure> {
+        let (configs, cluster) = self.read_each()?;
+        let mut opened = Vec::new();
+        for config in configs {
+            opened.push(self.open_one(config, cluster.clone()).await?);
+        }
+        if opened.is_empty() {
+            let message = format!("{} has no [[archive.repositories]]", self.config.display());
+            return Err(Failure::usage(message));
+        }
+        Ok(opened)
+    }
+
+    async fn open_one(&self, config: RepositoryConfig, cluster: Option<String>) -> Result<Opened, Failure> {
         let repository = Repository::open(&config).await.map_err(refused)?;
         let cluster = cluster.ok_or_else(|| {
             Failure::usage(format!(
@@ -119,7 +152,11 @@ impl Which {
                 format!("repository {} has nothing of cluster {cluster}", config.name),
             )
         })?;
-        Ok(Opened { repository, line })
+        Ok(Opened {
+            repository,
+            line,
+            config,
+        })
     }
 }
 

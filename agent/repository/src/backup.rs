@@ -1,6 +1,6 @@
 //! Writing a base backup: the server's archive, cut into parts, into every repository at once, in bounded memory.
 
-use crate::catalogue::{Catalogue, Part};
+use crate::catalogue::{Catalogue, Part, hash_of};
 use crate::envelope::{Kind, hash};
 use crate::error::Error;
 use crate::layout::Line;
@@ -31,6 +31,8 @@ pub struct BackupFacts {
     pub server_version: u32,
     pub segment_bytes: u64,
     pub begun_ms: i64,
+    /// The backup that this one is an increment of.
+    pub parent: Option<String>,
 }
 
 /// How far it has come.
@@ -48,11 +50,9 @@ pub struct BackupWriter {
     repositories: Arc<Vec<Repository>>,
     buffer: Vec<u8>,
     parts: Vec<Part>,
-    in_flight: VecDeque<JoinHandle<Result<u64, Error>>>,
-    lengths: VecDeque<u64>,
+    in_flight: VecDeque<JoinHandle<Result<(Part, u64), Error>>>,
     progress: Progress,
     bytes: u64,
-    hasher: blake3::Hasher,
     walker: Walker,
     manifest: ManifestCatcher,
 }
@@ -73,10 +73,8 @@ impl BackupWriter {
             buffer: Vec::with_capacity(PART),
             parts: Vec::new(),
             in_flight: VecDeque::new(),
-            lengths: VecDeque::new(),
             progress: Progress::default(),
             bytes: 0,
-            hasher: blake3::Hasher::new(),
             walker: Walker::default(),
             manifest: ManifestCatcher::default(),
         })
@@ -96,7 +94,6 @@ impl BackupWriter {
         self.walker
             .feed(bytes, &mut self.manifest)
             .map_err(|why| self.refused(why))?;
-        self.hasher.update(bytes);
         self.bytes += bytes.len() as u64;
         while !bytes.is_empty() {
             let (now, rest) = bytes.split_at(bytes.len().min(PART - self.buffer.len()));
@@ -122,6 +119,7 @@ impl BackupWriter {
         while !self.in_flight.is_empty() {
             self.settle_one().await?;
         }
+        let parts = std::mem::take(&mut self.parts);
         let (range, manifest_hash) = self.manifest.range().map_err(|why| self.refused(why))?;
         let entry = Catalogue {
             id: self.facts.id.clone(),
@@ -137,12 +135,14 @@ impl BackupWriter {
             stop: range.stop,
             begun_ms: self.facts.begun_ms,
             ended_ms,
-            parts: std::mem::take(&mut self.parts),
+            hash: hash_of(&parts),
+            parts,
             bytes: self.bytes,
-            hash: self.hasher.finalize().to_hex().to_string(),
             stored_bytes: self.progress.stored_bytes,
             manifest_hash,
+            parent: self.facts.parent.clone(),
         };
+        self.keep_manifest().await?;
         let json = serde_json::to_vec_pretty(&entry).map_err(|error| self.refused(error.to_string()))?;
         for repository in self.repositories.iter() {
             let key = self.facts.line.backup(&entry.id);
@@ -158,8 +158,50 @@ impl BackupWriter {
             if created == Created::Exists {
                 return Err(self.refused(format!("{key} is there already: two backups have the same id")));
             }
+            if let Some(lost) = self.lost_meanwhile(repository, &entry).await? {
+                repository.delete(&key).await?;
+                return Err(self.refused(lost));
+            }
         }
         Ok(entry)
+    }
+
+    /// The manifest by itself: increments begin with it, and it is not searched for in the archive then.
+    async fn keep_manifest(&self) -> Result<(), Error> {
+        let manifest = Arc::new(self.manifest.manifest.clone());
+        for repository in self.repositories.iter() {
+            let content = Whole(Arc::clone(&manifest));
+            let key = self.facts.line.manifest(&self.facts.id);
+            repository
+                .create(key, Kind::Manifest, &self.facts.id, BTreeMap::new(), content)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Whether somebody has begun to delete this backup, or one that it is an increment of. Who deletes says so before it
+    /// looks for our entry, and takes its word back only when all is gone: one of the two sees the other.
+    async fn lost_meanwhile(
+        &self,
+        repository: &Repository,
+        entry: &Catalogue,
+    ) -> Result<Option<String>, Error> {
+        let (line, id) = (&self.facts.line, &self.facts.id);
+        let swept = repository.exists(&line.sweep(id)).await?;
+        if swept || (!entry.parts.is_empty() && !repository.exists(&line.part(id, 0)).await?) {
+            return Ok(Some(
+                "it took so long that it was taken for given up, and deleted".to_owned(),
+            ));
+        }
+        if let Some(parent) = &self.facts.parent {
+            let swept = repository.exists(&line.sweep(parent)).await?;
+            if swept || !repository.exists(&line.backup(parent)).await? {
+                return Ok(Some(format!(
+                    "{parent}, which it is an increment of, was deleted meanwhile: take a full backup"
+                )));
+            }
+        }
+        Ok(None)
     }
 
     async fn send(&mut self) -> Result<(), Error> {
@@ -167,12 +209,7 @@ impl BackupWriter {
             self.settle_one().await?;
         }
         let content = std::mem::replace(&mut self.buffer, Vec::with_capacity(PART));
-        let number = self.parts.len();
-        self.parts.push(Part {
-            bytes: content.len() as u64,
-            hash: hash(&content),
-        });
-        self.lengths.push_back(content.len() as u64);
+        let number = self.parts.len() + self.in_flight.len();
         let repositories = Arc::clone(&self.repositories);
         let (key, id) = (
             self.facts.line.part(&self.facts.id, number),
@@ -180,12 +217,25 @@ impl BackupWriter {
         );
         self.in_flight.push_back(tokio::spawn(async move {
             let content = Arc::new(content);
+            let hashed = Arc::clone(&content);
+            let known = tokio::task::spawn_blocking(move || hash(&hashed)).await;
+            let known = known.map_err(|error| Error::Refused {
+                name: key.clone(),
+                why: error.to_string(),
+            })?;
             let mut stored = 0;
             for (index, repository) in repositories.iter().enumerate() {
                 let content = Whole(Arc::clone(&content));
                 let name = format!("{id}/{number:06}");
                 let (created, bytes) = repository
-                    .create(key.clone(), Kind::Part, &name, BTreeMap::new(), content)
+                    .create_hashed(
+                        key.clone(),
+                        Kind::Part,
+                        &name,
+                        BTreeMap::new(),
+                        content,
+                        Some(known.clone()),
+                    )
                     .await?;
                 if created == Created::Exists {
                     return Err(repository.damaged(&key, "it is there already: two backups have the same id"));
@@ -194,7 +244,11 @@ impl BackupWriter {
                     stored = bytes;
                 }
             }
-            Ok(stored)
+            let part = Part {
+                bytes: content.len() as u64,
+                hash: known,
+            };
+            Ok((part, stored))
         }));
         Ok(())
     }
@@ -203,9 +257,10 @@ impl BackupWriter {
         let Some(oldest) = self.in_flight.pop_front() else {
             return Ok(());
         };
-        let stored = oldest.await.map_err(|error| self.refused(error.to_string()))??;
+        let (part, stored) = oldest.await.map_err(|error| self.refused(error.to_string()))??;
         self.progress.stored_bytes += stored;
-        self.progress.bytes += self.lengths.pop_front().unwrap_or(0);
+        self.progress.bytes += part.bytes;
+        self.parts.push(part);
         Ok(())
     }
 

@@ -1,7 +1,13 @@
 //! Compression.
 
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::io::{Read, Write};
+use zstd::bulk::Compressor;
+
+thread_local! {
+    static COMPRESSOR: RefCell<Option<(i32, Compressor<'static>)>> = const { RefCell::new(None) };
+}
 
 /// How content is compressed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +27,14 @@ impl Codec {
     pub(crate) fn compress(self, content: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
         match self {
             Codec::None => Ok(content.to_vec()),
-            Codec::Zstd => zstd::bulk::compress(content, level),
+            Codec::Zstd => COMPRESSOR.with_borrow_mut(|kept| {
+                // To make one takes as long as to compress a megabyte.
+                let compressor = match kept {
+                    Some((of, compressor)) if *of == level => compressor,
+                    other => &mut other.insert((level, Compressor::new(level)?)).1,
+                };
+                compressor.compress(content)
+            }),
             Codec::Lz4 => {
                 let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::with_capacity(content.len() / 2));
                 encoder.write_all(content)?;

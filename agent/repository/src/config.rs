@@ -1,6 +1,7 @@
 //! What an operator says of a repository: an entry of `[[repository]]`.
 
 use crate::codec::Codec;
+use crate::retention::Policy;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -31,6 +32,9 @@ pub struct RepositoryConfig {
     /// A program and its arguments that print the key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key_command: Vec<String>,
+    /// What `pgctl backup expire` keeps; without it nothing is ever deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Policy>,
 }
 
 /// A bucket of S3, or of what speaks its protocol.
@@ -84,6 +88,7 @@ impl RepositoryConfig {
             key_file: None,
             key_variable: None,
             key_command: Vec::new(),
+            retention: None,
         }
     }
 
@@ -142,6 +147,9 @@ impl RepositoryConfig {
         ];
         if sources.iter().filter(|given| **given).count() > 1 {
             return Err("give at most one of key_file, key_variable and key_command".to_owned());
+        }
+        if let Some(retention) = &self.retention {
+            retention.check()?;
         }
         Ok(())
     }

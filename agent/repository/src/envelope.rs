@@ -28,10 +28,16 @@ pub enum Kind {
     Label,
     /// A part of a base backup.
     Part,
+    /// The server's own list of a base backup's files.
+    Manifest,
     /// A base backup's entry in the catalogue.
     Backup,
     /// A data key, wrapped.
     Key,
+    /// What keeps a backup.
+    Pin,
+    /// What is to go, or is gone.
+    Mark,
 }
 
 /// What is known of an object without reading its content.
@@ -72,17 +78,29 @@ pub(crate) struct Packing {
     pub key: Option<(String, Secret)>,
 }
 
+impl Packing {
+    /// As it is.
+    pub(crate) fn plain() -> Packing {
+        Packing {
+            codec: Codec::None,
+            level: 0,
+            key: None,
+        }
+    }
+}
+
 /// The hash under which content is known.
 pub(crate) fn hash(content: &[u8]) -> String {
     blake3::hash(content).to_hex().to_string()
 }
 
-/// The object that holds `content`.
+/// The object that holds `content`, whose hash is `known` where somebody has counted it already.
 pub(crate) fn seal(
     kind: Kind,
     name: &str,
     about: BTreeMap<String, String>,
     content: &[u8],
+    known: Option<String>,
     packing: &Packing,
 ) -> Result<Vec<u8>, String> {
     let payload = packing
@@ -105,7 +123,7 @@ pub(crate) fn seal(
         kind,
         name: name.to_owned(),
         bytes: content.len() as u64,
-        hash: hash(content),
+        hash: known.unwrap_or_else(|| hash(content)),
         stored: stored as u64,
         codec: packing.codec,
         cipher,
@@ -206,7 +224,7 @@ mod tests {
         for packing in packings() {
             let key = packing.key.as_ref().map(|(_, key)| key);
             let about = BTreeMap::from([("node".to_owned(), "n1".to_owned())]);
-            let object = seal(Kind::Segment, "name", about, &content, &packing).expect("seals");
+            let object = seal(Kind::Segment, "name", about, &content, None, &packing).expect("seals");
             let (header, back) = open(&object, key).expect("opens");
             assert!(back == content && header.name == "name");
             for at in 0..object.len() {
@@ -226,7 +244,15 @@ mod tests {
     #[test]
     fn an_encrypted_object_needs_its_key() {
         let [.., packing] = packings();
-        let object = seal(Kind::Segment, "n", BTreeMap::new(), b"secret rows", &packing).expect("seals");
+        let object = seal(
+            Kind::Segment,
+            "n",
+            BTreeMap::new(),
+            b"secret rows",
+            None,
+            &packing,
+        )
+        .expect("seals");
         assert!(!object.windows(6).any(|window| window == b"secret"));
         assert!(open(&object, None).is_err());
         assert!(open(&object, Some(&Secret([8; 32]))).is_err());

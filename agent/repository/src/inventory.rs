@@ -23,8 +23,12 @@ pub struct Inventory {
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
     /// When each segment was written, by the store's clock, ms since 1970.
     pub written_ms: BTreeMap<(TimelineId, u64), i64>,
-    /// Bytes of all segments, as they are stored.
+    /// Bytes of each segment, as it is stored.
+    pub sizes: BTreeMap<(TimelineId, u64), u64>,
+    /// Of all of them.
     pub stored_bytes: u64,
+    /// What retention has deleted: it is missing and nobody misses it.
+    pub expired: Vec<Span>,
 }
 
 /// Segments that should be there and are not.
@@ -49,6 +53,55 @@ pub struct Span {
     pub last: u64,
 }
 
+impl Span {
+    /// What is left of it without `others`, in pieces.
+    #[must_use]
+    pub fn without(self, others: &[Span]) -> Vec<Span> {
+        let mut left = vec![self];
+        for other in others.iter().filter(|other| other.timeline == self.timeline) {
+            let mut pieces = Vec::new();
+            for piece in left {
+                if other.last < piece.first || other.first > piece.last {
+                    pieces.push(piece);
+                    continue;
+                }
+                if other.first > piece.first {
+                    let last = other.first - 1;
+                    pieces.push(Span { last, ..piece });
+                }
+                if other.last < piece.last {
+                    let first = other.last + 1;
+                    pieces.push(Span { first, ..piece });
+                }
+            }
+            left = pieces;
+        }
+        left
+    }
+
+    /// Whether a segment is in it.
+    #[must_use]
+    pub fn contains(&self, timeline: TimelineId, number: u64) -> bool {
+        self.timeline == timeline && (self.first..=self.last).contains(&number)
+    }
+}
+
+/// `numbers` of one timeline, ascending, as spans.
+pub(crate) fn spans_of(timeline: TimelineId, numbers: impl IntoIterator<Item = u64>) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    for number in numbers {
+        match spans.last_mut() {
+            Some(span) if span.last.checked_add(1) == Some(number) => span.last = number,
+            _ => spans.push(Span {
+                timeline,
+                first: number,
+                last: number,
+            }),
+        }
+    }
+    spans
+}
+
 /// Looks at what is there.
 ///
 /// # Errors
@@ -56,21 +109,18 @@ pub struct Span {
 pub async fn inventory(repository: &Repository, line: &Line) -> Result<Inventory, Error> {
     let mut names = Vec::new();
     let mut stored_bytes = 0;
-    let mut sample = None;
+    let mut samples = Vec::new();
     for listed in repository.list(&line.wal()).await? {
         let name = listed.key.rsplit('/').next().unwrap_or_default();
         if let Some(segment) = Segment::parse(name) {
-            names.push((segment, listed.modified_ms));
+            names.push((segment, listed.modified_ms, listed.bytes));
             stored_bytes += listed.bytes;
-            if sample.is_none() && listed.bytes > HEADER_MAX as u64 / 16 {
-                sample = Some(listed.key);
+            if listed.bytes > HEADER_MAX as u64 / 16 {
+                samples.push(listed.key);
             }
         }
     }
-    let segment_bytes = match sample {
-        Some(key) => repository.header(&key).await?.bytes,
-        None => SEGMENT_BYTES,
-    };
+    let segment_bytes = segment_bytes(repository, &samples).await?;
     if !segment_bytes.is_power_of_two() || !(1 << 20..=1 << 30).contains(&segment_bytes) {
         let why = format!("it says that segments have {segment_bytes} bytes");
         return Err(repository.damaged(&line.wal(), why));
@@ -80,11 +130,13 @@ pub async fn inventory(repository: &Repository, line: &Line) -> Result<Inventory
         stored_bytes,
         ..Inventory::default()
     };
-    for (segment, modified_ms) in names {
+    for (segment, modified_ms, bytes) in names {
         let number = segment.number(segment_bytes);
         found.segments.entry(segment.timeline).or_default().insert(number);
         found.written_ms.insert((segment.timeline, number), modified_ms);
+        found.sizes.insert((segment.timeline, number), bytes);
     }
+    found.expired = crate::expiry::expired_wal(repository, line).await?;
     for listed in repository.list(&line.histories()).await? {
         let name = listed.key.rsplit('/').next().unwrap_or_default();
         if let Some(WalName::History(timeline)) = WalName::parse(name) {
@@ -96,6 +148,19 @@ pub async fn inventory(repository: &Repository, line: &Line) -> Result<Inventory
         }
     }
     Ok(found)
+}
+
+/// How large the line's segments are, by one of those named.
+async fn segment_bytes(repository: &Repository, samples: &[String]) -> Result<u64, Error> {
+    // Retention deletes the oldest meanwhile, perhaps.
+    for key in samples.iter().rev() {
+        match repository.header(key).await {
+            Ok(header) => return Ok(header.bytes),
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(SEGMENT_BYTES)
 }
 
 impl Inventory {
@@ -119,6 +184,40 @@ impl Inventory {
             .is_some_and(|there| there.contains(&number))
     }
 
+    /// Every timeline that is known of: from segments, from histories, and as somebody's ancestor.
+    #[must_use]
+    pub fn timelines(&self) -> BTreeSet<TimelineId> {
+        let ancestors = self.histories.values().flat_map(|history| &history.switches);
+        self.segments
+            .keys()
+            .chain(self.histories.keys())
+            .copied()
+            .chain(ancestors.map(|switch| switch.timeline))
+            .collect()
+    }
+
+    /// The timeline that was written to last.
+    #[must_use]
+    pub fn current_timeline(&self) -> Option<TimelineId> {
+        let newest = self.written_ms.iter().max_by_key(|(of, ms)| (**ms, **of));
+        newest
+            .map(|((timeline, _), _)| *timeline)
+            .or(self.newest_timeline())
+    }
+
+    /// Forgets segments.
+    pub(crate) fn forget(&mut self, timeline: TimelineId, number: u64) {
+        if let Some(there) = self.segments.get_mut(&timeline) {
+            there.remove(&number);
+            if there.is_empty() {
+                self.segments.remove(&timeline);
+            }
+        }
+        self.written_ms.remove(&(timeline, number));
+        let bytes = self.sizes.remove(&(timeline, number)).unwrap_or(0);
+        self.stored_bytes = self.stored_bytes.saturating_sub(bytes);
+    }
+
     /// The newest timeline: of those that have a history or segments, the highest number.
     #[must_use]
     pub fn newest_timeline(&self) -> Option<TimelineId> {
@@ -130,20 +229,15 @@ impl Inventory {
     /// Every segment that is missing between the oldest and the newest WAL that is known of, on every timeline.
     #[must_use]
     pub fn holes(&self) -> Vec<Hole> {
-        let timelines: BTreeSet<TimelineId> = self
-            .segments
-            .keys()
-            .chain(self.histories.keys())
-            .copied()
-            .chain(
-                self.histories
-                    .values()
-                    .filter_map(parent)
-                    .map(|(parent, _)| parent),
-            )
-            .collect();
+        let gaps = self.unexpected_gaps().into_iter();
+        gaps.map(|gap| self.hole(gap.timeline, gap.first, gap.last))
+            .collect()
+    }
+
+    /// [`Inventory::holes`] by number.
+    pub(crate) fn unexpected_gaps(&self) -> Vec<Span> {
         let mut holes = Vec::new();
-        for timeline in timelines {
+        for timeline in self.timelines() {
             let there = self.segments.get(&timeline);
             // Where a later timeline left this one, everything before that point must be there.
             let left = self
@@ -159,11 +253,12 @@ impl Inventory {
                 None => there.and_then(|there| there.first().copied()),
             };
             if let (Some(first), Some(last)) = (first, last) {
-                holes.extend(self.missing(Span {
+                let gaps = self.gaps(Span {
                     timeline,
                     first,
                     last,
-                }));
+                });
+                holes.extend(gaps.into_iter().flat_map(|gap| gap.without(&self.expired)));
             }
         }
         holes
@@ -172,18 +267,28 @@ impl Inventory {
     /// What of a span is missing.
     #[must_use]
     pub fn missing(&self, span: Span) -> Vec<Hole> {
-        let mut holes = Vec::new();
+        let gaps = self.gaps(span).into_iter();
+        gaps.map(|gap| self.hole(gap.timeline, gap.first, gap.last))
+            .collect()
+    }
+
+    pub(crate) fn gaps(&self, span: Span) -> Vec<Span> {
+        let mut gaps = Vec::new();
         let nothing = BTreeSet::new();
         let there = self.segments.get(&span.timeline).unwrap_or(&nothing);
         let mut expected = span.first;
         let inside = there.range(span.first..=span.last.max(span.first));
         for next in inside.copied().chain([span.last.saturating_add(1)]) {
             if next > expected {
-                holes.push(self.hole(span.timeline, expected, next - 1));
+                gaps.push(Span {
+                    timeline: span.timeline,
+                    first: expected,
+                    last: next - 1,
+                });
             }
             expected = next.saturating_add(1);
         }
-        holes
+        gaps
     }
 
     fn hole(&self, timeline: TimelineId, first: u64, last: u64) -> Hole {
@@ -338,6 +443,26 @@ pub(crate) mod tests {
         assert_eq!(shown(&nothing.holes()), [], "nothing is known to have been there");
         let all_gone = made_of(&[(2, 10..=10)], &[(2, history)]);
         assert_eq!(shown(&all_gone.holes()), [], "the parent was never archived");
+    }
+
+    #[test]
+    fn what_retention_deleted_is_no_hole() {
+        let history: &[(u32, u64)] = &[(1, 10 * MIB + 5)];
+        let mut inventory = made_of(&[(1, 3..=4), (2, 16..=17), (2, 20..=22)], &[(2, history)]);
+        assert_eq!(shown(&inventory.holes()), [(1, 5), (2, 6), (2, 2)]);
+        let span = |timeline, first, last| Span {
+            timeline: TimelineId(timeline),
+            first,
+            last,
+        };
+        inventory.expired = vec![span(1, 1, 9), span(2, 10, 12), span(2, 14, 15), span(3, 1, 99)];
+        assert_eq!(shown(&inventory.holes()), [(2, 1), (2, 2)]);
+        let own = span(2, 10, 22);
+        assert_eq!(
+            inventory.missing(own).len(),
+            2,
+            "a restore misses it all the same"
+        );
     }
 
     #[test]

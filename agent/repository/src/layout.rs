@@ -73,6 +73,20 @@ impl Line {
         )
     }
 
+    /// By name.
+    pub(crate) fn segment_key(&self, name: &str) -> String {
+        let part = |range: std::ops::Range<usize>| name.get(range).unwrap_or_default();
+        format!("{self}/wal/{}/{}/{name}", part(0..8), part(8..16))
+    }
+
+    pub(crate) fn labels(&self) -> String {
+        format!("{self}/labels")
+    }
+
+    pub(crate) fn partials(&self) -> String {
+        format!("{self}/partial")
+    }
+
     pub(crate) fn histories(&self) -> String {
         format!("{self}/history")
     }
@@ -108,8 +122,64 @@ impl Line {
         format!("{self}/backups/{id}/backup")
     }
 
+    pub(crate) fn manifest(&self, id: &str) -> String {
+        format!("{self}/backups/{id}/manifest")
+    }
+
     pub(crate) fn part(&self, id: &str, number: usize) -> String {
         format!("{self}/backups/{id}/parts/{number:06}")
+    }
+
+    /// Everything of a backup.
+    pub(crate) fn backup_folder(&self, id: &str) -> String {
+        format!("{self}/backups/{id}")
+    }
+
+    pub(crate) fn keys(&self) -> String {
+        format!("{self}/keys")
+    }
+
+    pub(crate) fn pins(&self) -> String {
+        format!("{self}/pins")
+    }
+
+    pub(crate) fn pin(&self, backup: &str, name: &str) -> String {
+        format!("{self}/pins/{backup}/{name}")
+    }
+
+    pub(crate) fn tombstones(&self) -> String {
+        format!("{self}/expiring/backups")
+    }
+
+    /// Says that a backup is to go.
+    pub(crate) fn tombstone(&self, backup: &str) -> String {
+        format!("{self}/expiring/backups/{backup}")
+    }
+
+    pub(crate) fn sweeps(&self) -> String {
+        format!("{self}/expiring/begun")
+    }
+
+    /// Says that a backup is going, and cannot be kept any more.
+    pub(crate) fn sweep(&self, backup: &str) -> String {
+        format!("{self}/expiring/begun/{backup}")
+    }
+
+    pub(crate) fn wal_marks(&self) -> String {
+        format!("{self}/expiring/wal")
+    }
+
+    pub(crate) fn wal_mark(&self, name: &str) -> String {
+        format!("{self}/expiring/wal/{name}")
+    }
+
+    /// What WAL was deleted.
+    pub(crate) fn expired(&self) -> String {
+        format!("{self}/expired")
+    }
+
+    pub(crate) fn expired_as(&self, name: &str) -> String {
+        format!("{self}/expired/{name}")
     }
 
     pub(crate) fn key(&self, name: &str) -> String {

@@ -15,10 +15,13 @@
 //! | `wal` | archived WAL: put and get |
 //! | `inventory` | which segments are there, which are missing, and which belong to a line |
 //! | `tar`, `backup`, `catalogue` | base backups |
-//! | `plan`, `unpack` | what a restore would do, and doing it |
+//! | `plan`, `unpack`, `increment` | what a restore would do, and doing it |
+//! | `retention`, `marks`, `expiry` | what is kept and what goes: the decision, what a person says about it, carrying it out |
+//! | `verify` | reading it all, and mending it from another repository |
+//! | `survey` | what lies there, a lost marker, a change of keys |
 //! | `recovery` | what a restored server may fetch, and what it must find |
 //!
-//! *Invariant:* an object is created once and never overwritten.
+//! *Invariant:* an object is created once and never overwritten; only `expiry` deletes.
 //! *Invariant:* content is given out only after its hash was verified.
 //! *Invariant:* "it is not there" is said only by a store that was reached and is known to be the right one.
 
@@ -31,35 +34,48 @@ mod codec;
 mod config;
 mod envelope;
 mod error;
+mod expiry;
+#[cfg(test)]
+mod faulty_store;
+mod increment;
 mod inventory;
 mod keys;
 mod layout;
+mod marks;
 mod page_header;
 mod plan;
 mod recovery;
 mod repository;
+mod retention;
 mod store;
+mod survey;
 mod tar;
 mod timestamp;
 mod unpack;
+mod verify;
 mod wal;
 mod wal_name;
 
 pub use backup::{BackupFacts, BackupWriter, Progress};
-pub use catalogue::{Catalogue, Part, backups};
+pub use catalogue::{Catalogue, Part, backups, chain, complete, manifest_of};
 pub use cipher::Secret;
 pub use codec::Codec;
 pub use config::{Place, RepositoryConfig, S3};
 pub use envelope::{Header, Kind};
 pub use error::Error;
+pub use expiry::{Deleted, Expiry, Going, expire, marked};
 pub use inventory::{Hole, Inventory, Span, inventory};
 pub use layout::Line;
+pub use marks::{Pin, Proof, pin, pins, proofs, unpin};
 pub use page_header::{SegmentFacts, check_segment};
 pub use plan::{Plan, Target, Unplannable, plan};
 pub use recovery::RecoveryOrder;
 pub use repository::Repository;
+pub use retention::{Age, Doomed, Expired, Facts, Kept, Policy, Reason, Verdict, Window, decide, windows};
 pub use store::Listed;
+pub use survey::{Heap, LineSurvey, Rekeyed, Survey, adopt, rekey, survey};
 pub use timestamp::{parse as parse_time, show as show_time};
 pub use unpack::{Unpacked, restore_into};
+pub use verify::{Finding, Share, Verified, Wrong, mend, verify};
 pub use wal::{Fetched, Source, Stored, WalFileContent};
 pub use wal_name::{Segment, WalName};

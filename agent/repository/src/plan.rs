@@ -1,6 +1,6 @@
 //! What a restore would do: which backup, which WAL, and what is in the way. Nothing is touched to find out.
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, chain, complete};
 use crate::inventory::{Hole, Inventory, Span};
 use agent_core::pg::{Lsn, TimelineId};
 use serde::Serialize;
@@ -48,6 +48,8 @@ pub enum Unplannable {
     NoBackup,
     #[error("there is no finished backup {0}; see `pgctl backup list`")]
     NoSuchBackup(String),
+    #[error("backup {0} is an increment of one that is not there any more: choose another one")]
+    BrokenChain(String),
     #[error("backup {id} is not complete: WAL {first} to {last} is not archived")]
     Incomplete { id: String, first: String, last: String },
     #[error("no complete backup ended before {target}; the oldest one ended at {oldest}")]
@@ -85,6 +87,9 @@ pub fn plan(
     timeline: Option<TimelineId>,
 ) -> Result<Plan, Unplannable> {
     let chosen = choose(backups, inventory, target, backup, timeline)?;
+    if chain(backups, &chosen.id).is_none() {
+        return Err(Unplannable::BrokenChain(chosen.id.clone()));
+    }
     if let Some(hole) = chosen.lacks(inventory).first() {
         return Err(Unplannable::Incomplete {
             id: chosen.id.clone(),
@@ -93,9 +98,10 @@ pub fn plan(
         });
     }
     let timeline = timeline.unwrap_or_else(|| newest_descendant(inventory, chosen));
-    let from = origin(inventory, chosen);
-    let spans = inventory
-        .line_of(from, chosen.start, timeline)
+    let from = chosen.origin(inventory);
+    let spans = Some(chosen)
+        .filter(|chosen| chosen.reaches(inventory, timeline))
+        .and_then(|chosen| inventory.line_of(from, chosen.start, timeline))
         .ok_or_else(|| Unplannable::NotOnTheLine {
             backup: chosen.id.clone(),
             from: chosen.timeline,
@@ -165,18 +171,8 @@ fn choose<'a>(
     if backups.is_empty() {
         return Err(Unplannable::NoBackup);
     }
-    let on_line = |entry: &&Catalogue| {
-        timeline.is_none_or(|to| {
-            inventory
-                .line_of(origin(inventory, entry), entry.start, to)
-                .is_some()
-        })
-    };
-    let complete: Vec<&Catalogue> = backups
-        .iter()
-        .filter(|entry| entry.lacks(inventory).is_empty())
-        .filter(on_line)
-        .collect();
+    let on_line = |entry: &&Catalogue| timeline.is_none_or(|to| entry.reaches(inventory, to));
+    let complete: Vec<&Catalogue> = complete(backups, inventory).into_iter().filter(on_line).collect();
     let Some(oldest) = complete.first() else {
         let newest = &backups[backups.len() - 1];
         let lacks = newest.lacks(inventory);
@@ -211,29 +207,13 @@ fn choose<'a>(
     }
 }
 
-/// The timeline that a backup's first WAL is on: a standby's may begin before the timeline that it ended on.
-fn origin(inventory: &Inventory, backup: &Catalogue) -> TimelineId {
-    inventory
-        .histories
-        .get(&backup.timeline)
-        .and_then(|history| history.switches.iter().find(|switch| backup.start < switch.end))
-        .map_or(backup.timeline, |switch| switch.timeline)
-}
-
 /// The highest timeline that descends from the backup: the one on which the cluster went on last.
 fn newest_descendant(inventory: &Inventory, backup: &Catalogue) -> TimelineId {
-    let from = origin(inventory, backup);
-    let descends = |to: &&TimelineId| {
-        let history = inventory.histories.get(to);
-        let left_later = history.is_some_and(|history| {
-            history
-                .switches
-                .iter()
-                .any(|switch| switch.timeline == backup.timeline && backup.stop <= switch.end)
-        });
-        left_later && inventory.line_of(from, backup.start, **to).is_some()
-    };
-    let newest = inventory.histories.keys().rev().find(descends);
+    let newest = inventory
+        .histories
+        .keys()
+        .rev()
+        .find(|to| backup.reaches(inventory, **to));
     newest.copied().unwrap_or(backup.timeline)
 }
 
@@ -351,6 +331,38 @@ mod tests {
             matches!(strange, Err(Unplannable::NotOnTheLine { .. })),
             "{strange:?}"
         );
+    }
+
+    #[test]
+    fn a_backup_that_ended_after_the_fork_does_not_go_along_the_new_line() {
+        let inventory = made_of(&[(1, 3..=14), (2, 10..=12)], &[(2, FORK)]);
+        let mut backups = two();
+        backups.push(entry("across", 1, 9 * MIB, 11 * MIB, 3_000));
+        let second = Some(TimelineId(2));
+        let chosen = plan(&backups, &inventory, &Target::Latest, None, second).expect("a plan");
+        assert_eq!(chosen.backup, "new");
+        let named = plan(&backups, &inventory, &Target::Latest, Some("across"), second);
+        assert!(
+            matches!(named, Err(Unplannable::NotOnTheLine { .. })),
+            "{named:?}"
+        );
+        let own = plan(&backups, &inventory, &Target::Latest, None, None).expect("a plan");
+        assert_eq!((own.backup.as_str(), own.timeline), ("across", TimelineId(1)));
+    }
+
+    #[test]
+    fn an_increment_without_what_it_is_an_increment_of_is_not_taken() {
+        let inventory = made_of(&[(1, 3..=9)], &[]);
+        let mut backups = two();
+        backups[1].parent = Some("gone".to_owned());
+        assert_eq!(
+            plan(&backups, &inventory, &Target::Latest, None, None)
+                .expect("the full one")
+                .backup,
+            "old"
+        );
+        let named = plan(&backups, &inventory, &Target::Latest, Some("new"), None);
+        assert_eq!(named, Err(Unplannable::BrokenChain("new".to_owned())));
     }
 
     #[test]

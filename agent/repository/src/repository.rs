@@ -8,19 +8,20 @@ use crate::keys::{self, WrappedKey};
 use crate::layout::{Line, MARKER};
 use crate::store::{Created, Listed, Store};
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The version of the layout.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// What is written into an empty repository.
 #[derive(Debug, Serialize, Deserialize)]
-struct Marker {
-    format: u32,
+pub(crate) struct Marker {
+    pub format: u32,
     /// Tells this repository from any other.
-    id: String,
+    pub id: String,
 }
 
 /// A repository; cheap to clone.
@@ -77,6 +78,17 @@ impl Repository {
         }
         probe(&store).await?;
         Repository::with(config, store, marker)
+    }
+
+    /// A repository in a store of a test's own.
+    #[cfg(test)]
+    pub(crate) async fn over(inner: Arc<dyn object_store::ObjectStore>) -> Result<Repository, Error> {
+        let store = Store::over("memory", inner);
+        let marker = match read_marker(&store).await? {
+            Some(marker) => marker,
+            None => begin(&store).await?,
+        };
+        Repository::with(&RepositoryConfig::directory("memory", "/"), store, marker)
     }
 
     fn with(config: &RepositoryConfig, store: Store, marker: Marker) -> Result<Repository, Error> {
@@ -168,17 +180,30 @@ impl Repository {
         about: BTreeMap<String, String>,
         content: impl AsRef<[u8]> + Send + 'static,
     ) -> Result<(Created, u64), Error> {
+        self.create_hashed(key, kind, name, about, content, None).await
+    }
+
+    /// [`Repository::create`] of content whose hash is known: to count it is a third of the work.
+    pub(crate) async fn create_hashed(
+        &self,
+        key: String,
+        kind: Kind,
+        name: &str,
+        about: BTreeMap<String, String>,
+        content: impl AsRef<[u8]> + Send + 'static,
+        known: Option<String>,
+    ) -> Result<(Created, u64), Error> {
         let (packing, owned) = (self.packing.clone(), name.to_owned());
         // Small things compress in no time and must be readable with `head` and `cat`.
         let packing = match kind {
-            Kind::Key | Kind::Backup | Kind::History | Kind::Label => Packing {
+            Kind::Key | Kind::Backup | Kind::History | Kind::Label | Kind::Pin | Kind::Mark => Packing {
                 codec: crate::codec::Codec::None,
                 ..packing
             },
-            Kind::Segment | Kind::Partial | Kind::Part => packing,
+            Kind::Segment | Kind::Partial | Kind::Part | Kind::Manifest => packing,
         };
         let sealing = tokio::task::spawn_blocking(move || {
-            envelope::seal(kind, &owned, about, content.as_ref(), &packing)
+            envelope::seal(kind, &owned, about, content.as_ref(), known, &packing)
         });
         let sealed = sealing.await.map_err(|error| error.to_string()).and_then(|it| it);
         let object = sealed.map_err(|why| Error::Refused {
@@ -219,6 +244,58 @@ impl Repository {
         let opening = tokio::task::spawn_blocking(move || envelope::open(&object, data_key.as_ref()));
         let opened = opening.await.map_err(|error| error.to_string()).and_then(|it| it);
         opened.map_err(|why| self.damaged(key, why))
+    }
+
+    /// [`Repository::create`] of a small thing as JSON.
+    pub(crate) async fn create_json(
+        &self,
+        key: String,
+        kind: Kind,
+        name: &str,
+        what: &impl Serialize,
+    ) -> Result<Created, Error> {
+        let json = serde_json::to_vec_pretty(what).map_err(|error| Error::Refused {
+            name: name.to_owned(),
+            why: error.to_string(),
+        })?;
+        let (created, _) = self.create(key, kind, name, BTreeMap::new(), json).await?;
+        Ok(created)
+    }
+
+    /// What [`Repository::create_json`] has written.
+    pub(crate) async fn read_json<T: DeserializeOwned>(&self, key: &str) -> Result<T, Error> {
+        let (_, json) = self.read(key).await?;
+        serde_json::from_slice(&json).map_err(|error| self.damaged(key, error.to_string()))
+    }
+
+    /// Every JSON below a prefix, with its key. What is deleted meanwhile is not among them.
+    pub(crate) async fn read_all<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<(String, T)>, Error> {
+        let mut found = Vec::new();
+        for listed in self.list(prefix).await? {
+            match self.read_json(&listed.key).await {
+                Ok(one) => found.push((listed.key, one)),
+                Err(error) if error.is_missing() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether there is an object of that name.
+    pub(crate) async fn exists(&self, key: &str) -> Result<bool, Error> {
+        match self.header(key).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_missing() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes an object; that it is gone already is as good.
+    pub(crate) async fn delete(&self, key: &str) -> Result<(), Error> {
+        self.store.delete(key).await
     }
 
     async fn data_key(&self, of: &str, name: &str) -> Result<Secret, Error> {
@@ -288,7 +365,7 @@ impl Repository {
     }
 }
 
-async fn read_marker(store: &Store) -> Result<Option<Marker>, Error> {
+pub(crate) async fn read_marker(store: &Store) -> Result<Option<Marker>, Error> {
     let Some(object) = store.get(MARKER).await? else {
         return Ok(None);
     };

@@ -113,6 +113,21 @@ impl Store {
         }
     }
 
+    /// Writes an object in place of the one of that name: whoever reads gets the one or the other. Only for keys, which are
+    /// wrapped anew.
+    pub(crate) async fn replace(&self, key: &str, object: Bytes) -> Result<(), Error> {
+        let path = Path::from(key);
+        let put = self.inner.put_opts(
+            &path,
+            PutPayload::from(object),
+            PutOptions::from(PutMode::Overwrite),
+        );
+        self.within("replace", key, put)
+            .await?
+            .map_err(self.failed("replace", key))?;
+        Ok(())
+    }
+
     /// The whole object; `None` if the store says that there is none, which a wrong store says too.
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
         let path = Path::from(key);
@@ -177,11 +192,13 @@ impl Store {
         Ok(names)
     }
 
+    /// Deletes an object; that it is gone already is as good.
     pub(crate) async fn delete(&self, key: &str) -> Result<(), Error> {
         let path = Path::from(key);
-        self.within("delete", key, self.inner.delete(&path))
-            .await?
-            .map_err(self.failed("delete", key))
+        match self.within("delete", key, self.inner.delete(&path)).await? {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed("delete", key)(error)),
+        }
     }
 }
 

@@ -206,7 +206,8 @@ impl Repository {
             ("at".to_owned(), source.now.clone()),
         ]);
         let content = Shared(Arc::clone(&file.content));
-        self.create(key, file.kind(), &file.name.to_string(), about, content)
+        let known = Some(file.hash.to_string());
+        self.create_hashed(key, file.kind(), &file.name.to_string(), about, content, known)
             .await
     }
 

@@ -1,6 +1,8 @@
 //! Base backups: one at a time, told of to whoever asks.
 
 use super::Archive;
+use super::increments::{self, Base};
+use crate::ports::ArchiveStream;
 use crate::ports::SourceFacts;
 use crate::wall_time::stamp;
 use proto::archive::archive_client::ArchiveClient;
@@ -62,6 +64,7 @@ pub(super) fn begin(
     archive: &Arc<Archive>,
     id: &str,
     max_rate_kb: Option<u32>,
+    incremental: bool,
 ) -> watch::Receiver<BackupProgress> {
     let (tell, told) = watch::channel(BackupProgress {
         phase: "copying".to_owned(),
@@ -77,6 +80,7 @@ pub(super) fn begin(
             id,
             tell,
             begun: Instant::now(),
+            incremental,
         };
         let outcome = job.run(max_rate_kb).await;
         job.end(outcome);
@@ -89,6 +93,8 @@ struct Job {
     id: String,
     tell: watch::Sender<BackupProgress>,
     begun: Instant,
+    /// Only what has changed, where that can be told.
+    incremental: bool,
 }
 
 impl Job {
@@ -122,6 +128,9 @@ impl Job {
         facts: SourceFacts,
         max_rate_kb: Option<u32>,
     ) -> Result<Catalogue, String> {
+        let base = self.base(repositories, line, &facts).await?;
+        let parent = base.as_ref().map(|base| base.id.clone());
+        let standby = facts.standby;
         let facts = BackupFacts {
             id: self.id.clone(),
             line: line.clone(),
@@ -131,22 +140,15 @@ impl Job {
             server_version: facts.server_version,
             segment_bytes: facts.segment_bytes,
             begun_ms: now_ms(),
+            parent,
         };
         let mut writer = BackupWriter::begin(repositories, facts)
             .await
             .map_err(|error| error.to_string())?;
-        let mut stream = self.archive.source.stream(max_rate_kb).await?;
         let mut piece = vec![0; PIECE];
+        let (mut stream, mut length) = self.first_piece(max_rate_kb, base, standby, &mut piece).await?;
         let mut told = Instant::now();
-        loop {
-            let length = stream
-                .bytes()
-                .read(&mut piece)
-                .await
-                .map_err(|error| format!("the server's archive cannot be read: {error}"))?;
-            if length == 0 {
-                break;
-            }
+        while length > 0 {
             if let Err(error) = writer.write(&piece[..length]).await {
                 return Err(error.to_string());
             }
@@ -158,6 +160,7 @@ impl Job {
                     progress.stored_bytes = done.stored_bytes;
                 });
             }
+            length = read(stream.as_mut(), &mut piece).await?;
         }
         stream.ended().await?;
         let entry = writer.finish(now_ms()).await.map_err(|error| error.to_string())?;
@@ -166,6 +169,68 @@ impl Job {
             progress.stored_bytes = entry.stored_bytes;
         });
         Ok(entry)
+    }
+
+    /// What an increment begins with; nothing where a full backup is to be taken.
+    async fn base(
+        &self,
+        repositories: &[Repository],
+        line: &Line,
+        facts: &SourceFacts,
+    ) -> Result<Option<Base>, String> {
+        if !self.incremental {
+            return Ok(None);
+        }
+        let timeline = (self.archive.sight)().timeline;
+        let found = increments::base(repositories, line, facts.server_version, timeline).await;
+        match found.map_err(|error| error.to_string())? {
+            Ok(base) => {
+                tracing::info!(
+                    backup = self.id,
+                    of = base.id,
+                    "only what has changed since is copied"
+                );
+                Ok(Some(base))
+            }
+            Err(why) => {
+                tracing::info!(backup = self.id, why, "a full backup is taken");
+                self.tell(|progress| progress.message = format!("a full one: {why}"));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Begins the copy. An increment that is taken on a standby needs a restartpoint after the backup before; there may be
+    /// none on an idle cluster, and then one is made.
+    async fn first_piece(
+        &self,
+        max_rate_kb: Option<u32>,
+        base: Option<Base>,
+        standby: bool,
+        piece: &mut [u8],
+    ) -> Result<(Box<dyn ArchiveStream>, usize), String> {
+        let source = &self.archive.source;
+        let mut tries = 0;
+        loop {
+            let since = base.as_ref().map(|base| base.manifest.clone());
+            let mut stream = source.stream(max_rate_kb, since).await?;
+            let length = read(stream.as_mut(), piece).await?;
+            if length > 0 || base.is_none() || tries >= increments::TRIES {
+                return Ok((stream, length));
+            }
+            let why = stream.ended().await.err().unwrap_or_default();
+            tries += 1;
+            tracing::info!(
+                backup = self.id,
+                why,
+                "the increment cannot begin; a checkpoint is made for it"
+            );
+            if standby && let Err(error) = self.switch_wal(true).await {
+                tracing::info!(error, "the primary makes no checkpoint");
+            }
+            tokio::time::sleep(increments::REPLAY).await;
+            source.checkpoint().await?;
+        }
     }
 
     /// A backup is of use only with the WAL up to its end, in every repository.
@@ -200,7 +265,7 @@ impl Job {
             }
             if !switched && begun.elapsed() >= SWITCH_AFTER {
                 switched = true;
-                if let Err(error) = self.switch_wal().await {
+                if let Err(error) = self.switch_wal(false).await {
                     tracing::info!(
                         error,
                         "the primary's segment is not closed early; it is waited for"
@@ -216,9 +281,12 @@ impl Job {
     }
 
     /// Has the primary close its segment.
-    async fn switch_wal(&self) -> Result<(), String> {
+    async fn switch_wal(&self, checkpoint: bool) -> Result<(), String> {
         let sight = (self.archive.sight)();
         if sight.holds {
+            if checkpoint {
+                self.archive.source.checkpoint().await?;
+            }
             self.archive.source.switch_wal().await?;
             return Ok(());
         }
@@ -227,11 +295,17 @@ impl Job {
             Endpoint::from_shared(format!("http://{holder}")).map_err(|error| error.to_string())?;
         let channel = endpoint
             .connect_timeout(Duration::from_secs(2))
-            .timeout(Duration::from_secs(5))
+            .timeout(if checkpoint {
+                increments::CHECKPOINT_WITHIN
+            } else {
+                Duration::from_secs(5)
+            })
             .connect()
             .await
             .map_err(|error| format!("{holder}: {error}"))?;
-        let asked = ArchiveClient::new(channel).switch_wal(SwitchWalRequest {}).await;
+        let asked = ArchiveClient::new(channel)
+            .switch_wal(SwitchWalRequest { checkpoint })
+            .await;
         asked.map(|_| ()).map_err(|status| status.message().to_owned())
     }
 
@@ -256,6 +330,7 @@ impl Job {
                     stop_lsn: entry.stop.to_string(),
                     bytes: entry.bytes,
                     stored_bytes: entry.stored_bytes,
+                    parent: entry.parent.unwrap_or_default(),
                 });
             }
             Err(error) => {
@@ -271,6 +346,11 @@ impl Job {
             }
         });
     }
+}
+
+async fn read(stream: &mut dyn ArchiveStream, piece: &mut [u8]) -> Result<usize, String> {
+    let length = stream.bytes().read(piece).await;
+    length.map_err(|error| format!("the server's archive cannot be read: {error}"))
 }
 
 fn now_ms() -> i64 {

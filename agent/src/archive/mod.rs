@@ -13,7 +13,7 @@
 //! | `sight`, `placement` | what of the replicated state counts here; whether WAL lies beyond a fork |
 //! | `doors` | the repositories, opened when they can be |
 //! | `tally` | what was done and what failed |
-//! | `backups` | base backups, one at a time |
+//! | `backups`, `increments` | base backups, one at a time; what an incremental one begins with |
 //! | `service` | all of this for `pgctl` |
 //!
 //! *Invariant:* nothing here is waited for by the node's loop, the lease or a promotion; it has a runtime of its own.
@@ -22,6 +22,7 @@
 mod backups;
 mod command;
 mod doors;
+mod increments;
 mod placement;
 mod push;
 mod ready;

@@ -58,7 +58,11 @@ impl Wire for ArchiveService {
         &self,
         request: Request<CreateBackupRequest>,
     ) -> Result<Response<Self::CreateBackupStream>, Status> {
-        let CreateBackupRequest { id, max_rate_kb } = request.into_inner();
+        let CreateBackupRequest {
+            id,
+            max_rate_kb,
+            incremental,
+        } = request.into_inner();
         let archive = self.archive()?;
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if !(1..=60).contains(&id.len()) || !id.chars().all(plain) {
@@ -67,7 +71,7 @@ impl Wire for ArchiveService {
             ));
         }
         let rate = (max_rate_kb > 0).then_some(max_rate_kb);
-        let begin = || backups::begin(archive, &id, rate);
+        let begin = || backups::begin(archive, &id, rate, incremental);
         let mut progress = archive.backups.join_or_begin(&id, begin).map_err(|Busy { id }| {
             let message = format!("backup {id} is under way on this node");
             refuse(
@@ -126,8 +130,16 @@ impl Wire for ArchiveService {
         }))
     }
 
-    async fn switch_wal(&self, _: Request<SwitchWalRequest>) -> Result<Response<SwitchWalReply>, Status> {
-        let lsn = self.archive()?.source.switch_wal().await;
+    async fn switch_wal(
+        &self,
+        request: Request<SwitchWalRequest>,
+    ) -> Result<Response<SwitchWalReply>, Status> {
+        let source = &self.archive()?.source;
+        if request.into_inner().checkpoint {
+            let made = source.checkpoint().await;
+            made.map_err(|error| Status::new(Code::FailedPrecondition, error))?;
+        }
+        let lsn = source.switch_wal().await;
         let lsn = lsn.map_err(|error| Status::new(Code::FailedPrecondition, error))?;
         Ok(Response::new(SwitchWalReply { lsn: lsn.to_string() }))
     }

@@ -161,8 +161,8 @@ const KEYS: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "archive.repositories",
-        "a list of { name, one of path and s3, compression, compression_level, and at most one of key_file, key_variable, \
-         key_command }",
+        "a list of { name, one of path and s3, compression, compression_level, at most one of key_file, key_variable, \
+         key_command, and retention = { last, within, daily, weekly, monthly, yearly, grace } }",
         "[]",
         "Where WAL and base backups go (docs/backup.md): every file into each of them. Give the same list to every node. \
          Without one, archiving is left to the operator. Takes effect with the next start of the server.",

@@ -5,6 +5,7 @@ use super::{Instance, PgError};
 use crate::ports::{ArchiveStream, BackupSource, SourceFacts};
 use agent_core::pg::{ControlState, Lsn, SystemId, TimelineHistory, TimelineId};
 use futures::future::BoxFuture;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,8 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Child;
 
 const SQL_WITHIN: Duration = Duration::from_secs(5);
+/// A checkpoint writes everything that is dirty.
+const CHECKPOINT_WITHIN: Duration = Duration::from_secs(600);
 /// How much of what the program says is kept, in lines.
 const SAID_LINES: usize = 8;
 
@@ -36,7 +39,11 @@ impl Instance {
 
     /// The server's archive of its data directory, WAL that makes it consistent included. A slot that ends with the stream
     /// keeps that WAL meanwhile.
-    async fn archive_stream(&self, max_rate_kb: Option<u32>) -> Result<ServerArchive, PgError> {
+    async fn archive_stream(
+        &self,
+        max_rate_kb: Option<u32>,
+        since: Option<Vec<u8>>,
+    ) -> Result<ServerArchive, PgError> {
         let session = self.session(&[], SQL_WITHIN).await?;
         let slot =
             "SELECT pg_create_physical_replication_slot('pgctlbackup_' || pg_backend_pid(), true, true)";
@@ -60,6 +67,10 @@ impl Instance {
             .arg(format!("--username={}", super::hba::AGENT_ROLE));
         if let Some(rate) = max_rate_kb {
             command.arg(format!("--max-rate={rate}k"));
+        }
+        let manifest = since.map(|since| self.lend_manifest(&since)).transpose()?;
+        if let Some(manifest) = &manifest {
+            command.arg(format!("--incremental={}", manifest.path.display()));
         }
         command.env("LC_ALL", "C").env("PGAPPNAME", "pgctl-backup");
         command
@@ -95,7 +106,38 @@ impl Instance {
             child,
             said,
             _slot: session,
+            _manifest: manifest,
         })
+    }
+
+    /// The manifest of the backup before, where the server's own user can read it; it goes when the copy is made.
+    fn lend_manifest(&self, manifest: &[u8]) -> Result<Lent, PgError> {
+        use std::io::Write;
+        use std::os::unix::fs::OpenOptionsExt;
+        let name = format!(".pgctl-manifest.{}", self.config().port);
+        let lent = Lent {
+            path: self.config().socket_dir.join(name),
+        };
+        // One of an agent that was killed.
+        let _ = std::fs::remove_file(&lent.path);
+        let mut options = std::fs::File::options();
+        options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&lent.path)
+            .and_then(|mut file| file.write_all(manifest))
+            .map_err(PgError::file("write", &lent.path))?;
+        self.account().own(&lent.path)?;
+        Ok(lent)
+    }
+
+    async fn make_checkpoint(&self) -> Result<(), PgError> {
+        let session = self.session(&[], CHECKPOINT_WITHIN).await?;
+        session
+            .execute("make a checkpoint", "CHECKPOINT", CHECKPOINT_WITHIN)
+            .await?;
+        Ok(())
     }
 
     async fn close_segment(&self) -> Result<Lsn, PgError> {
@@ -110,12 +152,25 @@ impl Instance {
     }
 }
 
+/// A file that goes with it.
+struct Lent {
+    path: PathBuf,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // Left behind it is replaced by the next one.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 struct ServerArchive {
     output: Box<dyn AsyncRead + Send + Unpin>,
     child: Child,
     said: Arc<Mutex<Vec<String>>>,
     /// Its temporary slot goes with it.
     _slot: Session,
+    _manifest: Option<Lent>,
 }
 
 impl ArchiveStream for ServerArchive {
@@ -144,10 +199,14 @@ impl BackupSource for Instance {
         Box::pin(async move { self.source_facts().await.map_err(|error| error.to_string()) })
     }
 
-    fn stream(&self, max_rate_kb: Option<u32>) -> BoxFuture<'_, Result<Box<dyn ArchiveStream>, String>> {
+    fn stream(
+        &self,
+        max_rate_kb: Option<u32>,
+        since: Option<Vec<u8>>,
+    ) -> BoxFuture<'_, Result<Box<dyn ArchiveStream>, String>> {
         Box::pin(async move {
             let stream = self
-                .archive_stream(max_rate_kb)
+                .archive_stream(max_rate_kb, since)
                 .await
                 .map_err(|error| error.to_string())?;
             Ok(Box::new(stream) as Box<dyn ArchiveStream>)
@@ -156,6 +215,10 @@ impl BackupSource for Instance {
 
     fn switch_wal(&self) -> BoxFuture<'_, Result<Lsn, String>> {
         Box::pin(async move { self.close_segment().await.map_err(|error| error.to_string()) })
+    }
+
+    fn checkpoint(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move { self.make_checkpoint().await.map_err(|error| error.to_string()) })
     }
 
     fn history_of(&self, timeline: TimelineId) -> Option<TimelineHistory> {

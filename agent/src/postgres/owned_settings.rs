@@ -205,6 +205,13 @@ pub fn owned(
         if major >= 15 {
             own("archive_library", String::new(), ARCHIVE);
         }
+        if major >= 17 && user("summarize_wal").is_none() {
+            own(
+                "summarize_wal",
+                text("on"),
+                "incremental backups are made from the summaries of any member",
+            );
+        }
         if user("archive_timeout").is_none() {
             own(
                 "archive_timeout",

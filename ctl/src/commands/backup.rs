@@ -1,7 +1,10 @@
 //! `pgctl backup`: base backups.
 
 mod create;
+mod expire;
 mod list;
+mod pin;
+mod verify;
 
 use crate::cli::Globals;
 use crate::failure::Failure;
@@ -16,6 +19,8 @@ Examples:
   pgctl backup create --node n3 --max-rate-mb 50
   pgctl backup list
   pgctl backup show 20261121T074242Z-3f2a
+  pgctl backup expire --preview           # what the policy lets go, and what can be restored then
+  pgctl backup pin 20261121T074242Z-3f2a --until '2027-01-01 00:00+00'
   pgctl backup list --config repository.toml --cluster demo    # with no agent left")]
 pub struct Args {
     #[command(subcommand)]
@@ -24,10 +29,12 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Takes a full backup of a running server into every repository
+    /// Takes a backup of a running server into every repository
     ///
     /// It is done when the WAL that it needs is archived as well. If this command is broken off, the backup goes on.
-    #[command(after_help = "Examples:\n  pgctl backup create\n  pgctl backup create --node n2 -o json")]
+    #[command(
+        after_help = "Examples:\n  pgctl backup create\n  pgctl backup create --incremental\n  pgctl backup create --node n2 -o json"
+    )]
     Create(create::Args),
     /// Lists the backups in a repository, read without any agent
     #[command(after_help = "Examples:\n  pgctl backup list\n  pgctl backup list --repository far -o json")]
@@ -35,6 +42,40 @@ enum Verb {
         #[command(flatten)]
         which: Which,
     },
+    /// Deletes what the repositories' `retention` does not keep, after a grace; read and done without any agent
+    ///
+    /// What is to go is marked, and deleted by a run that comes a grace later (24h by default). Never goes: the newest complete
+    /// backup, the newest one proven by a drill, what is pinned, and the WAL of all that stays. Run it once a day on
+    /// any node, or on several: runs at once do no harm.
+    #[command(after_help = "\
+Examples:
+  pgctl backup expire --preview
+  pgctl backup expire
+  pgctl backup expire --preview --last 3 --within 14d --monthly 12    # what another policy would do
+  pgctl backup expire --repository far -o json | jq '.[].deleted'")]
+    Expire(expire::Args),
+    /// Reads repositories end to end: hashes, encryption, archives, manifests, page checksums, missing WAL
+    ///
+    /// Needs no agent and no server. Exit code 1 if anything is wrong and was not mended.
+    #[command(after_help = "\
+Examples:
+  pgctl backup verify                                   # everything, in every repository of the file
+  pgctl backup verify 20261121T074242Z-3f2a             # one backup with its WAL
+  pgctl backup verify --share 5%                        # a part, another one each day: for every night
+  pgctl backup verify --repair -o json | jq '.[].findings'")]
+    Verify(verify::Args),
+    /// Keeps a backup whatever the policy says
+    #[command(after_help = "\
+Examples:
+  pgctl backup pin 20261121T074242Z-3f2a --reason 'before the release'
+  pgctl backup pin 20261121T074242Z-3f2a --until '2027-01-01 00:00+00'
+  pgctl backup pin 20261121T074242Z-3f2a --hold --reason 'case 4711'")]
+    Pin(pin::PinArgs),
+    /// Takes the pins off a backup; a legal hold only with --hold
+    #[command(
+        after_help = "Examples:\n  pgctl backup unpin 20261121T074242Z-3f2a\n  pgctl backup unpin 20261121T074242Z-3f2a --hold"
+    )]
+    Unpin(pin::UnpinArgs),
     /// Shows one backup, and what of its WAL is missing
     #[command(after_help = "Examples:\n  pgctl backup show 20261121T074242Z-3f2a")]
     Show {
@@ -48,6 +89,10 @@ enum Verb {
 pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     match &args.verb {
         Verb::Create(args) => create::run(globals, args).await,
+        Verb::Expire(args) => expire::run(globals.output, args).await,
+        Verb::Verify(args) => verify::run(globals.output, args).await,
+        Verb::Pin(args) => pin::pin(globals.output, args).await,
+        Verb::Unpin(args) => pin::unpin(globals.output, args).await,
         Verb::List { which } => list::list(globals.output, which).await,
         Verb::Show { id, which } => list::show(globals.output, which, id).await,
     }

@@ -15,6 +15,7 @@ pub mod list;
 pub mod member;
 pub mod pause;
 pub mod pg_ctl;
+pub mod repo;
 pub mod restore;
 pub mod resume;
 pub mod status;
@@ -72,6 +73,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Member(args) => member::run(&frame()?, &args).await,
         Command::Backup(args) => backup::run(&globals(), &args).await,
         Command::Wal(args) => wal::run(&globals(), &args).await,
+        Command::Repo(args) => repo::run(&globals(), &args).await,
         Command::Restore(args) => restore::run(cli.output, &args).await,
         // Its exit codes are a linter's, and it asks no agent.
         Command::Ddl(args) => return ddl::run(cli.output, &args),

@@ -79,6 +79,18 @@ impl ClusterBuilder {
         self
     }
 
+    /// Another one beside it, encrypted with the key in that file.
+    pub fn encrypted_repository(mut self, name: &str, path: &Path, key: &Path) -> Self {
+        let mut entry = toml::Table::new();
+        entry.insert("name".to_owned(), name.into());
+        entry.insert("path".to_owned(), path.display().to_string().into());
+        entry.insert("key_file".to_owned(), key.display().to_string().into());
+        if let Some(toml::Value::Array(all)) = self.archive.get_mut("repositories") {
+            all.push(entry.into());
+        }
+        self
+    }
+
     /// The cluster, with every node still off.
     ///
     /// # Errors

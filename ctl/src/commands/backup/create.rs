@@ -19,6 +19,10 @@ pub struct Args {
     /// Read at most so many MB a second from the server
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(1..=1000))]
     max_rate_mb: Option<u32>,
+    /// Copy only what has changed since the newest backup (PostgreSQL 17 or newer); a full one is taken where that cannot be told:
+    /// on an older server, and after each change of timeline
+    #[arg(long)]
+    incremental: bool,
 }
 
 pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
@@ -40,6 +44,7 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     let request = CreateBackupRequest {
         id: id(),
         max_rate_kb: args.max_rate_mb.map_or(0, |mb| mb * 1024),
+        incremental: args.incremental,
     };
     let of = |status: tonic::Status| {
         Failure::of_agent(&status).unwrap_or_else(|| Failure::Unknown {
@@ -122,8 +127,13 @@ fn end(format: Format, progress: &BackupProgress, outcome: &BackupOutcome) -> Re
     match format {
         Format::Json => output::json(outcome),
         Format::Table => output::line(format!(
-            "{}: {} in {} stored, {} to {} on timeline {}, in {}",
+            "{}: {}{} in {} stored, {} to {} on timeline {}, in {}",
             outcome.id,
+            if outcome.parent.is_empty() {
+                String::new()
+            } else {
+                format!("increment of {}, ", outcome.parent)
+            },
             bytes(outcome.bytes),
             bytes(outcome.stored_bytes),
             outcome.start_lsn,

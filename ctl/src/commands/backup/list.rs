@@ -1,11 +1,12 @@
 //! `pgctl backup list` and `show`
 
 use crate::failure::Failure;
-use crate::output::{self, Format, bytes};
-use crate::repositories::{Which, refused};
+use crate::output::{self, Format, bytes, text_or_dash};
+use crate::repositories::{Opened, Which, refused};
 use crate::wall_time::{span, utc};
-use repository::{Catalogue, Hole, Inventory, backups, inventory};
+use repository::{Catalogue, Hole, Inventory, Pin, Proof, backups, inventory, marked, pins, proofs};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// A backup as it is shown.
 #[derive(Serialize)]
@@ -25,9 +26,56 @@ struct Shown<'a> {
     parts: usize,
     server_version: u32,
     missing_wal: Vec<Hole>,
+    /// The backup that it is an increment of.
+    parent: Option<&'a str>,
+    /// When retention may delete it.
+    expires_unix_ms: Option<i64>,
+    /// When a restore of it was last proven.
+    proven_unix_ms: Option<i64>,
+    pins: Vec<Pin>,
 }
 
-fn shown<'a>(entry: &'a Catalogue, there: &Inventory) -> Shown<'a> {
+/// What lies beside the backups.
+struct Notes {
+    going: BTreeMap<String, i64>,
+    pins: Vec<Pin>,
+    proofs: Vec<Proof>,
+}
+
+impl Notes {
+    async fn read(opened: &Opened) -> Result<Notes, Failure> {
+        let (repository, line) = (&opened.repository, &opened.line);
+        Ok(Notes {
+            going: marked(repository, line).await.map_err(refused)?,
+            pins: pins(repository, line).await.map_err(refused)?,
+            proofs: proofs(repository, line).await.map_err(refused)?,
+        })
+    }
+}
+
+impl Shown<'_> {
+    /// In a few words, for the table.
+    fn note(&self) -> String {
+        let mut notes = Vec::new();
+        if let Some(parent) = self.parent {
+            notes.push(format!("increment of {parent}"));
+        }
+        if let Some(at) = self.expires_unix_ms {
+            notes.push(format!("goes {}", utc(milliseconds(at))));
+        }
+        if self.pins.iter().any(|pin| pin.hold) {
+            notes.push("held".to_owned());
+        } else if !self.pins.is_empty() {
+            notes.push("pinned".to_owned());
+        }
+        if self.proven_unix_ms.is_some() {
+            notes.push("proven".to_owned());
+        }
+        notes.join(", ")
+    }
+}
+
+fn shown<'a>(entry: &'a Catalogue, there: &Inventory, notes: &Notes) -> Shown<'a> {
     let missing_wal = entry.lacks(there);
     Shown {
         id: &entry.id,
@@ -48,6 +96,20 @@ fn shown<'a>(entry: &'a Catalogue, there: &Inventory) -> Shown<'a> {
         parts: entry.parts.len(),
         server_version: entry.server_version,
         missing_wal,
+        parent: entry.parent.as_deref(),
+        expires_unix_ms: notes.going.get(&entry.id).copied(),
+        proven_unix_ms: notes
+            .proofs
+            .iter()
+            .filter(|proof| proof.backup == entry.id)
+            .map(|proof| proof.at_ms)
+            .max(),
+        pins: notes
+            .pins
+            .iter()
+            .filter(|pin| pin.backup == entry.id)
+            .cloned()
+            .collect(),
     }
 }
 
@@ -57,12 +119,13 @@ pub async fn list(format: Format, which: &Which) -> Result<(), Failure> {
         .await
         .map_err(refused)?;
     let entries = backups(&opened.repository, &opened.line).await.map_err(refused)?;
-    let all: Vec<Shown> = entries.iter().map(|entry| shown(entry, &there)).collect();
+    let notes = Notes::read(&opened).await?;
+    let all: Vec<Shown> = entries.iter().map(|entry| shown(entry, &there, &notes)).collect();
     if format == Format::Json {
         return output::json(&all);
     }
     let headings = [
-        "BACKUP", "STATE", "ENDED", "TOOK", "NODE", "TIMELINE", "STOP", "SIZE", "STORED",
+        "BACKUP", "STATE", "ENDED", "TOOK", "NODE", "TIMELINE", "STOP", "SIZE", "STORED", "NOTE",
     ];
     let rows = all.iter().map(|backup| {
         vec![
@@ -75,6 +138,7 @@ pub async fn list(format: Format, which: &Which) -> Result<(), Failure> {
             backup.stop_lsn.clone(),
             bytes(backup.bytes),
             bytes(backup.stored_bytes),
+            backup.note(),
         ]
     });
     output::table(&headings, rows)
@@ -92,7 +156,8 @@ pub async fn show(format: Format, which: &Which, id: &str) -> Result<(), Failure
             format!("there is no finished backup {id}: see `pgctl backup list`"),
         )
     })?;
-    let backup = shown(entry, &there);
+    let notes = Notes::read(&opened).await?;
+    let backup = shown(entry, &there, &notes);
     if format == Format::Json {
         return output::json(&backup);
     }
@@ -138,6 +203,7 @@ pub async fn show(format: Format, which: &Which, id: &str) -> Result<(), Failure
             ),
         ),
         ("hash", entry.hash.clone()),
+        ("note", text_or_dash(&backup.note())),
     ];
     for (name, value) in lines {
         output::line(format!("{name:<15} {value}"))?;

@@ -9,24 +9,24 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// An empty place for a repository.
-fn place(lab: &Lab) -> Result<PathBuf> {
+pub(crate) fn place(lab: &Lab) -> Result<PathBuf> {
     let path = lab.dir().join("repository");
     fs::create_dir(&path)?;
     Ok(path)
 }
 
 /// Where a copy is restored to: a machine that has nothing but the programs, and that knows of no agent.
-struct Rescue {
+pub(crate) struct Rescue {
     lab: Lab,
     host: Host,
     config: PathBuf,
-    bin_dir: PathBuf,
-    into: PathBuf,
-    address: SocketAddr,
+    pub(crate) bin_dir: PathBuf,
+    pub(crate) into: PathBuf,
+    pub(crate) address: SocketAddr,
 }
 
 impl Rescue {
-    async fn new(lab: &Lab, cluster: &Cluster, name: &str) -> Result<Rescue> {
+    pub(crate) async fn new(lab: &Lab, cluster: &Cluster, name: &str) -> Result<Rescue> {
         let mut host = lab.host(name)?;
         host.power_on().await?;
         lab.servers_run_as().make_dir(&host.dir().join("home"))?;
@@ -42,12 +42,12 @@ impl Rescue {
         })
     }
 
-    fn run(&self, program: &Path, args: &[&str]) -> Result<String> {
+    pub(crate) fn run(&self, program: &Path, args: &[&str]) -> Result<String> {
         self.host.output(self.lab.servers_run_as(), program, args)
     }
 
     /// `pgctl restore`, with these options for the target.
-    fn restore(&self, target: &[&str]) -> Result<String> {
+    pub(crate) fn restore(&self, target: &[&str]) -> Result<String> {
         let (config, into) = (self.config.display().to_string(), self.into.display().to_string());
         let (port, sockets) = (
             self.address.port().to_string(),
@@ -79,7 +79,7 @@ impl Rescue {
         started.map(drop)
     }
 
-    async fn start(&self) -> Result<()> {
+    pub(crate) async fn start(&self) -> Result<()> {
         self.start_only()?;
         let answers = wait_until("the restored server answers", DEADLINE, || async {
             sql::value(self.address, "SELECT 1").await
@@ -90,7 +90,7 @@ impl Rescue {
     }
 
     /// The end of what the restored server has logged.
-    fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         let mut all = fs::read_to_string(self.host.dir().join("home/log")).unwrap_or_default();
         for entry in fs::read_dir(self.into.join("log"))
             .into_iter()
@@ -103,7 +103,7 @@ impl Rescue {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    fn stop(&self) -> Result<()> {
+    pub(crate) fn stop(&self) -> Result<()> {
         let into = self.into.display().to_string();
         self.run(
             &self.bin_dir.join("pg_ctl"),
@@ -149,7 +149,7 @@ async fn holes(cluster: &Cluster) -> Result<Value> {
 }
 
 /// Closes the primary's segment, and waits until everything up to here is archived, without a hole.
-async fn archived_up_to_now(cluster: &Cluster, primary: &str) -> Result<()> {
+pub(crate) async fn archived_up_to_now(cluster: &Cluster, primary: &str) -> Result<()> {
     let address = cluster.node(primary).pg_address()?;
     let segment = sql::value(address, "SELECT pg_walfile_name(pg_switch_wal())").await?;
     wait_until(&format!("{segment} is archived"), RECOVERY, || async {
