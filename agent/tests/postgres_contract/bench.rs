@@ -107,7 +107,8 @@ impl Bench {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
             hba: Vec::new(),
-            archive_command: None,
+            rollout_role: None,
+        archive_command: None,
             state_dir: home.join("state"),
         }
     }
