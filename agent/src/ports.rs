@@ -162,10 +162,7 @@ pub trait SchemaServer: Send + Sync + 'static {
 
 /// A server to try things on. It ends when it is dropped, and leaves nothing.
 pub trait ScratchServer: Send + Sync {
-    fn open<'a>(
-        &'a self,
-        settings: &'a [&'a str],
-    ) -> BoxFuture<'a, Result<Box<dyn SqlSession>, SqlError>>;
+    fn open<'a>(&'a self, settings: &'a [&'a str]) -> BoxFuture<'a, Result<Box<dyn SqlSession>, SqlError>>;
 }
 
 /// What is copied.

@@ -98,7 +98,11 @@ mod tests {
             rewind_user: "rewind".to_owned(),
             rewind_password: "y".to_owned(),
         };
-        let rules = rules(&credentials, Some("own\"er"), &["local all all reject".to_owned()]);
+        let rules = rules(
+            &credentials,
+            Some("own\"er"),
+            &["local all all reject".to_owned()],
+        );
         let own = rules.find("local all \"own\"\"er\" peer map=pgctl\n");
         assert!(own < rules.find("local all all reject"), "{rules}");
         assert!(own.is_some(), "{rules}");

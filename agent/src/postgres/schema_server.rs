@@ -103,7 +103,10 @@ impl SchemaServer for Instance {
                 .arg(format!("--host={}", self.config().socket_dir.display()))
                 .arg(format!("--port={}", self.config().port))
                 .arg(format!("--username={AGENT_ROLE}"))
-                .arg(format!("--dbname={}", super::conf_text::write_conninfo(&[("dbname", database)])))
+                .arg(format!(
+                    "--dbname={}",
+                    super::conf_text::write_conninfo(&[("dbname", database)])
+                ))
                 .env("LC_ALL", "C")
                 .env("PGAPPNAME", WATCHER_APPLICATION)
                 .stdin(Stdio::null());
@@ -137,9 +140,16 @@ impl SchemaServer for Instance {
 
     fn archive_queue(&self) -> u64 {
         let status = self.config().data_dir.join("pg_wal").join("archive_status");
-        let ready = std::fs::read_dir(status).into_iter().flatten().flatten().filter(|entry| {
-            entry.path().extension().is_some_and(|extension| extension == "ready")
-        });
+        let ready = std::fs::read_dir(status)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| {
+                entry
+                    .path()
+                    .extension()
+                    .is_some_and(|extension| extension == "ready")
+            });
         ready.count() as u64
     }
 }

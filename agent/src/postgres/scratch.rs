@@ -19,7 +19,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const PORT: u16 = 5432;
 
 /// A running server and its folder.
-struct Scratch {
+pub(super) struct Scratch {
     /// Before the folder, so that nothing runs in a folder that is being removed.
     process: Postmaster,
     _folder: Folder,
@@ -61,7 +61,13 @@ pub(super) async fn start(instance: &Instance) -> Result<Scratch, String> {
     let initdb = instance.binaries().program("initdb");
     let mut command = instance.account().command(&initdb, |_| {});
     command
-        .args(["--username=postgres", "--auth=peer", "--no-sync", "--encoding=UTF8", "--locale=C"])
+        .args([
+            "--username=postgres",
+            "--auth=peer",
+            "--no-sync",
+            "--encoding=UTF8",
+            "--locale=C",
+        ])
         .arg(format!("--pgdata={}", data.display()))
         .current_dir(&folder.0)
         .stdin(Stdio::null());
@@ -72,7 +78,11 @@ pub(super) async fn start(instance: &Instance) -> Result<Scratch, String> {
         .map_err(|error| format!("could not start {}: {error}", initdb.display()))?;
     if !made.status.success() {
         let said = String::from_utf8_lossy(&made.stderr);
-        return Err(format!("initdb of the scratch server: {}: {}", made.status, said.trim()));
+        return Err(format!(
+            "initdb of the scratch server: {}: {}",
+            made.status,
+            said.trim()
+        ));
     }
     write_access(instance, &data)?;
     let postgres = instance.binaries().program("postgres");
@@ -80,8 +90,23 @@ pub(super) async fn start(instance: &Instance) -> Result<Scratch, String> {
     command
         .arg("-D")
         .arg(&data)
-        .args(["-F", "-c", "listen_addresses=", "-c", "autovacuum=off", "-c", "shared_buffers=16MB"])
-        .args(["-c", "max_connections=10", "-c", "wal_level=logical", "-c", "log_min_messages=fatal"])
+        .args([
+            "-F",
+            "-c",
+            "listen_addresses=",
+            "-c",
+            "autovacuum=off",
+            "-c",
+            "shared_buffers=16MB",
+        ])
+        .args([
+            "-c",
+            "max_connections=10",
+            "-c",
+            "wal_level=logical",
+            "-c",
+            "log_min_messages=fatal",
+        ])
         .args(["-c", &format!("port={PORT}")])
         .args(["-c", &format!("unix_socket_directories={}", folder.0.display())])
         .current_dir(&folder.0)
@@ -118,16 +143,18 @@ fn folder(instance: &Instance) -> Result<Folder, String> {
     let name = format!("pgctl-scratch-{}", instance.config().port);
     let path = std::env::temp_dir().join(name);
     if path.symlink_metadata().is_ok() {
-        std::fs::remove_dir_all(&path).map_err(|error| {
-            format!("{} is in the way and cannot be removed: {error}", path.display())
-        })?;
+        std::fs::remove_dir_all(&path)
+            .map_err(|error| format!("{} is in the way and cannot be removed: {error}", path.display()))?;
     }
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(&path)
         .map_err(|error| format!("could not make {}: {error}", path.display()))?;
     let made = Folder(path);
-    instance.account().own(&made.0).map_err(|error| error.to_string())?;
+    instance
+        .account()
+        .own(&made.0)
+        .map_err(|error| error.to_string())?;
     Ok(made)
 }
 
@@ -139,7 +166,8 @@ fn write_access(instance: &Instance, data: &Path) -> Result<(), String> {
         ("pg_ident.conf", super::hba::identities(name, None)),
     ] {
         let path = data.join(file);
-        std::fs::write(&path, text).map_err(|error| format!("could not write {}: {error}", path.display()))?;
+        std::fs::write(&path, text)
+            .map_err(|error| format!("could not write {}: {error}", path.display()))?;
     }
     Ok(())
 }
@@ -175,10 +203,7 @@ impl Scratch {
 }
 
 impl ScratchServer for Scratch {
-    fn open<'a>(
-        &'a self,
-        settings: &'a [&'a str],
-    ) -> BoxFuture<'a, Result<Box<dyn SqlSession>, SqlError>> {
+    fn open<'a>(&'a self, settings: &'a [&'a str]) -> BoxFuture<'a, Result<Box<dyn SqlSession>, SqlError>> {
         Box::pin(async move {
             let session = self.connect(settings).await?;
             Ok(Box::new(session) as Box<dyn SqlSession>)

@@ -53,7 +53,8 @@ impl Key {
                 "{table} has no primary key to go along: begin the rollout with --as-written, which runs it as one statement"
             )));
         }
-        let rows = format!("SELECT greatest(reltuples, 0)::bigint FROM pg_catalog.pg_class WHERE oid = {oid}");
+        let rows =
+            format!("SELECT greatest(reltuples, 0)::bigint FROM pg_catalog.pg_class WHERE oid = {oid}");
         Ok(Key {
             oid,
             columns: found.iter().map(|row| name(field(row, 0))).collect(),
@@ -67,13 +68,21 @@ impl Key {
     }
 
     fn descending(&self) -> String {
-        let columns: Vec<String> = self.columns.iter().map(|column| format!("{column} DESC")).collect();
+        let columns: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| format!("{column} DESC"))
+            .collect();
         columns.join(", ")
     }
 
     /// The key as an array of text.
     fn as_texts(&self) -> String {
-        let texts: Vec<String> = self.columns.iter().map(|column| format!("{column}::text")).collect();
+        let texts: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| format!("{column}::text"))
+            .collect();
         format!("ARRAY[{}]", texts.join(", "))
     }
 
@@ -236,7 +245,9 @@ async fn batch(
             key.between(behind, &end)
         );
         let changed = worker.run(&update).await?;
-        let changed: u64 = super::sql::first(changed).and_then(|count| count.parse().ok()).unwrap_or(0);
+        let changed: u64 = super::sql::first(changed)
+            .and_then(|count| count.parse().ok())
+            .unwrap_or(0);
         let kept = format!(
             "UPDATE pgctl.rollout_steps SET position = {}, rows = rows + {changed}, epoch = {} WHERE {}",
             super::sql::literal(&end),

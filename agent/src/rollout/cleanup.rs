@@ -13,7 +13,10 @@ pub(super) async fn clean_up(job: &Job, number: u32) -> Result<(), Stop> {
     job.alone(&agent).await?;
     let role = job.server.rollout_role().unwrap_or_default().to_owned();
     ledger::prepare(&agent, &role).await?;
-    if ledger::entry(&agent, job, number).await?.is_some_and(|entry| entry.complete) {
+    if ledger::entry(&agent, job, number)
+        .await?
+        .is_some_and(|entry| entry.complete)
+    {
         ledger::confirm(&mut agent, job, number).await?;
         let report = StepReport {
             epoch: job.epoch,

@@ -27,7 +27,9 @@ pub(super) async fn carry(
     begun: bool,
 ) -> Result<StepReport, Stop> {
     let worker = job.worker(step).await?;
-    worker.rows("SET lock_timeout = 0; SET statement_timeout = 0").await?;
+    worker
+        .rows("SET lock_timeout = 0; SET statement_timeout = 0")
+        .await?;
     let started = Instant::now();
     let mut report = StepReport {
         epoch: job.epoch,
@@ -180,7 +182,7 @@ pub(super) async fn tidy(job: &Job, worker: &Db, agent: &Db, step: &RolloutStep)
             live.detail.clone_from(&index);
         });
         let sql = format!("DROP INDEX CONCURRENTLY IF EXISTS {index}");
-        let (_, ran) = look::watched(agent, worker.pid, worker.run(&sql)).await;
+        let (ran, _) = look::watched(agent, worker.pid, worker.run(&sql)).await;
         ran?;
     }
     Ok(())
@@ -249,7 +251,11 @@ async fn progress(job: &Job, agent: &Db, pid: i32) {
         detail.push_str(&format!(", {} of {} blocks", field(row, 2), field(row, 3)));
     }
     if !field(row, 4).is_empty() {
-        detail.push_str(&format!(", {} transactions, now for {}", field(row, 1), field(row, 4)));
+        detail.push_str(&format!(
+            ", {} transactions, now for {}",
+            field(row, 1),
+            field(row, 4)
+        ));
     }
     job.tell(|live| live.detail = detail);
 }

@@ -71,7 +71,11 @@ pub(super) fn step(step: wire::Step) -> Result<RolloutStep, String> {
         sql: step.sql,
         settings: step.settings,
         class,
-        locks: step.locks.into_iter().map(|lock| (lock.relation, lock.mode)).collect(),
+        locks: step
+            .locks
+            .into_iter()
+            .map(|lock| (lock.relation, lock.mode))
+            .collect(),
         patient: step.patient,
         undo: step.undo,
         line: step.line,

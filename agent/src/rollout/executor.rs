@@ -27,7 +27,11 @@ impl Rollouts {
             let work = async {
                 let Some(rollout) = state.rollouts.current.clone().filter(|_| next != Move::Rest) else {
                     // A rollout that waits for this node's gate is looked at again; without one there is nothing to look for.
-                    let waits = state.rollouts.current.as_ref().is_some_and(|it| it.verified != state.epoch || !it.phase.ended());
+                    let waits = state
+                        .rollouts
+                        .current
+                        .as_ref()
+                        .is_some_and(|it| it.verified != state.epoch || !it.phase.ended());
                     return if waits { Some(LOOK_AGAIN) } else { None };
                 };
                 let job = Job {
@@ -78,7 +82,13 @@ async fn make(job: &Job, next: Move) -> Result<(), Stop> {
         }
         Move::Intend(step) => {
             let node = job.room.consensus.node_id();
-            job.propose(RolloutAct::Intend { id, step, epoch, node }).await
+            job.propose(RolloutAct::Intend {
+                id,
+                step,
+                epoch,
+                node,
+            })
+            .await
         }
         Move::Carry(step) => {
             job.tell(|live| {
@@ -97,7 +107,12 @@ async fn make(job: &Job, next: Move) -> Result<(), Stop> {
         Move::Finish => {
             let agent = job.agent().await?;
             let fingerprint = fingerprint::of(&agent).await?;
-            job.propose(RolloutAct::Finished { id, epoch, fingerprint }).await
+            job.propose(RolloutAct::Finished {
+                id,
+                epoch,
+                fingerprint,
+            })
+            .await
         }
         Move::CleanUp(step) => cleanup::clean_up(job, step).await,
         Move::Undo(step) => cleanup::undo(job, step).await,

@@ -27,9 +27,17 @@ pub(super) async fn look(agent: &Db) -> Result<Vec<Leftover>, SqlError> {
         let of_rebuild = field(&row, 2) == "t";
         let drop = format!("DROP INDEX CONCURRENTLY {index}");
         found.push(Leftover {
-            kind: if of_rebuild { "leftover-index" } else { "invalid-index" }.to_owned(),
+            kind: if of_rebuild {
+                "leftover-index"
+            } else {
+                "invalid-index"
+            }
+            .to_owned(),
             object: index.to_owned(),
-            detail: format!("on {table}, {}: every write keeps it up and no query uses it", field(&row, 3)),
+            detail: format!(
+                "on {table}, {}: every write keeps it up and no query uses it",
+                field(&row, 3)
+            ),
             // An invalid index of a person's may be wanted: building it again makes it what it was meant to be.
             repair: match (of_rebuild, field(&row, 4) == "t") {
                 (_, true) => String::new(),
@@ -65,7 +73,10 @@ pub(super) async fn look(agent: &Db) -> Result<Vec<Leftover>, SqlError> {
 }
 
 async fn pending(agent: &Db) -> Result<Vec<Leftover>, SqlError> {
-    if !agent.truth("SELECT current_setting('server_version_num')::int >= 140000").await? {
+    if !agent
+        .truth("SELECT current_setting('server_version_num')::int >= 140000")
+        .await?
+    {
         return Ok(Vec::new());
     }
     let sql = "SELECT inhparent::regclass::text, inhrelid::regclass::text FROM pg_inherits WHERE inhdetachpending ORDER BY 1, 2";
@@ -97,12 +108,20 @@ async fn shadows(agent: &Db) -> Result<Vec<Leftover>, SqlError> {
         let (trigger, table) = (field(&row, 0), field(&row, 1));
         let off = field(&row, 2) == "t";
         found.push(Leftover {
-            kind: if off { "disabled-trigger" } else { "orphaned-trigger" }.to_owned(),
+            kind: if off {
+                "disabled-trigger"
+            } else {
+                "orphaned-trigger"
+            }
+            .to_owned(),
             object: format!("{trigger} on {table}"),
             detail: if off {
                 "it is off: what it kept true is not kept".to_owned()
             } else {
-                format!("named as tools for schema changes name theirs; it calls {}", field(&row, 3))
+                format!(
+                    "named as tools for schema changes name theirs; it calls {}",
+                    field(&row, 3)
+                )
             },
             repair: String::new(),
             outcome: String::new(),
@@ -117,7 +136,8 @@ async fn shadows(agent: &Db) -> Result<Vec<Leftover>, SqlError> {
         found.push(Leftover {
             kind: "shadow-column".to_owned(),
             object: format!("{}.{}", field(&row, 0), field(&row, 1)),
-            detail: "named as tools for schema changes name theirs; nothing shows that it is still used".to_owned(),
+            detail: "named as tools for schema changes name theirs; nothing shows that it is still used"
+                .to_owned(),
             repair: String::new(),
             outcome: String::new(),
         });

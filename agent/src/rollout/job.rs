@@ -93,7 +93,9 @@ impl Job {
             .as_ref()
             .is_some_and(|rollout| rollout.id == self.rollout.id);
         if !same || state.epoch != self.epoch || (self.room.writable)() != Some(self.epoch) {
-            return Err(Stop::Unclear("this node does not hold the epoch any more".to_owned()));
+            return Err(Stop::Unclear(
+                "this node does not hold the epoch any more".to_owned(),
+            ));
         }
         Ok(())
     }
@@ -125,7 +127,13 @@ impl Job {
     /// A session that sees everything.
     pub async fn agent(&self) -> Result<Db, Stop> {
         let database = &self.rollout.plan.database;
-        Ok(Db::open(self.server.as_ref(), database, SqlRole::Agent, &["synchronous_commit=on"]).await?)
+        Ok(Db::open(
+            self.server.as_ref(),
+            database,
+            SqlRole::Agent,
+            &["synchronous_commit=on"],
+        )
+        .await?)
     }
 
     /// A session in the rollout's name, with the settings of the step, and nobody else at work for it.

@@ -35,12 +35,16 @@ pub(super) async fn prepare(agent: &Db, role: &str) -> Result<(), Stop> {
         "SELECT coalesce(has_schema_privilege({role_text}, to_regnamespace('pgctl')::oid, 'USAGE') AND \
          has_table_privilege({role_text}, to_regclass('pgctl.rollout_steps')::oid, 'INSERT'), false)"
     );
-    if !agent.truth("SELECT to_regclass('pgctl.rollout_steps') IS NOT NULL").await? {
+    if !agent
+        .truth("SELECT to_regclass('pgctl.rollout_steps') IS NOT NULL")
+        .await?
+    {
         agent.rows(CREATE).await?;
     }
     if !agent.truth(SAFE).await? {
         return Err(Stop::Refused(
-            "the schema `pgctl` of this database belongs to a role that is no superuser; rename that schema".to_owned(),
+            "the schema `pgctl` of this database belongs to a role that is no superuser; rename that schema"
+                .to_owned(),
         ));
     }
     if !agent.truth(&usable).await? {
@@ -71,7 +75,10 @@ pub(super) async fn entry(db: &Db, job: &Job, step: u32) -> Result<Option<Entry>
 
 /// How many steps from the first on have had their effect.
 pub(super) async fn kept(agent: &Db, job: &Job) -> Result<u32, Stop> {
-    if !agent.truth("SELECT to_regclass('pgctl.rollout_steps') IS NOT NULL").await? {
+    if !agent
+        .truth("SELECT to_regclass('pgctl.rollout_steps') IS NOT NULL")
+        .await?
+    {
         return Ok(0);
     }
     let sql = format!(
@@ -80,7 +87,9 @@ pub(super) async fn kept(agent: &Db, job: &Job) -> Result<u32, Stop> {
     );
     let rows = agent.rows(&sql).await?;
     let found = rows.iter().map(|row| field(row, 0).parse::<u32>());
-    let kept = found.enumerate().take_while(|(at, step)| step.as_ref().ok() == u32::try_from(*at).ok().as_ref());
+    let kept = found
+        .enumerate()
+        .take_while(|(at, step)| step.as_ref().ok() == u32::try_from(*at).ok().as_ref());
     Ok(u32::try_from(kept.count()).unwrap_or(u32::MAX))
 }
 

@@ -58,7 +58,11 @@ pub(super) async fn in_the_way(agent: &Db, targets: &[Target], patience_ms: u64)
         .iter()
         .map(|target| {
             let modes: Vec<String> = target.against.iter().map(|mode| literal(mode)).collect();
-            format!("(l.relation = {} AND l.mode IN ({}))", target.oid, modes.join(", "))
+            format!(
+                "(l.relation = {} AND l.mode IN ({}))",
+                target.oid,
+                modes.join(", ")
+            )
         })
         .collect();
     let sql = format!(
@@ -85,7 +89,10 @@ pub(super) async fn in_the_way(agent: &Db, targets: &[Target], patience_ms: u64)
             who,
             relation: field(&row, 1).to_owned(),
             age_ms: field(&row, 2).parse().unwrap_or_default(),
-            ordinary: client && field(&row, 7) == "f" && application != "pgctl-agent" && application != "pg_dump",
+            ordinary: client
+                && field(&row, 7) == "f"
+                && application != "pgctl-agent"
+                && application != "pg_dump",
             idle: field(&row, 5).starts_with("idle in transaction"),
         }
     });
@@ -97,8 +104,17 @@ pub(super) async fn cancel(agent: &Db, other: &Other) -> Result<(), Stop> {
     if !other.ordinary {
         return Ok(());
     }
-    let how = if other.idle { "pg_terminate_backend" } else { "pg_cancel_backend" };
-    tracing::warn!(who = other.who, age_ms = other.age_ms, how, "a session in the way of a rollout is cancelled");
+    let how = if other.idle {
+        "pg_terminate_backend"
+    } else {
+        "pg_cancel_backend"
+    };
+    tracing::warn!(
+        who = other.who,
+        age_ms = other.age_ms,
+        how,
+        "a session in the way of a rollout is cancelled"
+    );
     agent.rows(&format!("SELECT {how}({})", other.pid)).await?;
     Ok(())
 }

@@ -20,7 +20,13 @@ pub(super) async fn look(job: &Job, agent: &Db, table: u32, commit_ms: u64) -> R
     );
     let rows = agent.rows(&sql).await?;
     let row = rows.first().cloned().unwrap_or_default();
-    let number = |column: usize| field(&row, column).parse::<i64>().unwrap_or(0).max(0).unsigned_abs();
+    let number = |column: usize| {
+        field(&row, column)
+            .parse::<i64>()
+            .unwrap_or(0)
+            .max(0)
+            .unsigned_abs()
+    };
     Ok(Pressure {
         lag_bytes: number(0),
         lag_ms: number(1),

@@ -71,7 +71,9 @@ pub(super) async fn index(worker: &Db, wanted: Wanted<'_>) -> Result<IndexState,
 
 /// What stands behind the table's name.
 fn tail(definition: &str) -> &str {
-    definition.find(" USING ").map_or(definition, |at| &definition[at..])
+    definition
+        .find(" USING ")
+        .map_or(definition, |at| &definition[at..])
 }
 
 /// Invalid indexes that REINDEX CONCURRENTLY has left on a table, or on the table of an index; as SQL names.
@@ -99,7 +101,9 @@ pub(super) async fn attached(worker: &Db, parent: &str, child: &str) -> Result<O
 
 /// Whether there is a relation of that name.
 pub(super) async fn exists(worker: &Db, written: &str) -> Result<bool, Stop> {
-    Ok(worker.truth(&format!("SELECT {} IS NOT NULL", relation(written))).await?)
+    Ok(worker
+        .truth(&format!("SELECT {} IS NOT NULL", relation(written)))
+        .await?)
 }
 
 #[cfg(test)]

@@ -8,7 +8,11 @@ use proto::rollout as wire;
 const TABLES: u32 = 2_000;
 
 /// The schema of a database of this node's server.
-pub(super) async fn of(server: &dyn SchemaServer, database: &str, node: String) -> Result<wire::SchemaReply, SqlError> {
+pub(super) async fn of(
+    server: &dyn SchemaServer,
+    database: &str,
+    node: String,
+) -> Result<wire::SchemaReply, SqlError> {
     let agent = Db::open(server, database, SqlRole::Agent, &[]).await?;
     let sql = format!(
         "SELECT CASE WHEN n.nspname = 'public' THEN quote_ident(c.relname) ELSE format('%I.%I', n.nspname, c.relname) END, \

@@ -51,7 +51,10 @@ impl RolloutService {
         Err(refuse(
             Code::FailedPrecondition,
             "no-rollout-role",
-            format!("{} has no role in whose name a schema could be changed", self.node_name()),
+            format!(
+                "{} has no role in whose name a schema could be changed",
+                self.node_name()
+            ),
             "set rollout.role in node.toml on every node (docs/config.md), and restart the agents",
         ))
     }
@@ -83,14 +86,20 @@ impl RolloutService {
 
 #[tonic::async_trait]
 impl Wire for RolloutService {
-    async fn schema(&self, request: Request<wire::SchemaRequest>) -> Result<Response<wire::SchemaReply>, Status> {
+    async fn schema(
+        &self,
+        request: Request<wire::SchemaRequest>,
+    ) -> Result<Response<wire::SchemaReply>, Status> {
         let database = request.into_inner().database;
         let server = self.server_here()?;
         let reply = schema::of(server.as_ref(), &database, self.node_name()).await;
         reply.map(Response::new).map_err(of_sql)
     }
 
-    async fn trace(&self, request: Request<wire::TraceRequest>) -> Result<Response<wire::TraceReply>, Status> {
+    async fn trace(
+        &self,
+        request: Request<wire::TraceRequest>,
+    ) -> Result<Response<wire::TraceReply>, Status> {
         let wire::TraceRequest { database, steps } = request.into_inner();
         let server = self.server_here()?;
         // A statement can do to a server what its superuser may, also to one of its own: that is for those who may change schemas.
@@ -98,14 +107,16 @@ impl Wire for RolloutService {
         let steps: Result<Vec<RolloutStep>, String> = steps.into_iter().map(convert::step).collect();
         let steps = steps.map_err(|why| refuse(Code::InvalidArgument, "bad-rollout", why, ""))?;
         let _one_at_a_time = self.rollouts.scratch.lock().await;
-        let traced = trace::of(server.as_ref(), &database, &steps).await.map_err(|why| {
-            refuse(
-                Code::FailedPrecondition,
-                "no-trace",
-                why,
-                "plan with --no-trace, which judges by the text and the catalogue",
-            )
-        })?;
+        let traced = trace::of(server.as_ref(), &database, &steps)
+            .await
+            .map_err(|why| {
+                refuse(
+                    Code::FailedPrecondition,
+                    "no-trace",
+                    why,
+                    "plan with --no-trace, which judges by the text and the catalogue",
+                )
+            })?;
         Ok(Response::new(wire::TraceReply {
             node: self.node_name(),
             server_version: server.server_version(),
@@ -130,7 +141,14 @@ impl Wire for RolloutService {
     async fn direct(&self, request: Request<wire::DirectRequest>) -> Result<Response<wire::Status>, Status> {
         let wire::DirectRequest { request, order, undo } = request.into_inner();
         let request = request_id(request)?;
-        let current = self.rollouts.consensus.state().rollouts.current.as_ref().map(|it| it.id.clone());
+        let current = self
+            .rollouts
+            .consensus
+            .state()
+            .rollouts
+            .current
+            .as_ref()
+            .map(|it| it.id.clone());
         let Some(id) = current else {
             return Err(refuse(
                 Code::FailedPrecondition,
@@ -152,24 +170,34 @@ impl Wire for RolloutService {
         Ok(Response::new(self.status()))
     }
 
-    async fn history(&self, _: Request<wire::HistoryRequest>) -> Result<Response<wire::HistoryReply>, Status> {
+    async fn history(
+        &self,
+        _: Request<wire::HistoryRequest>,
+    ) -> Result<Response<wire::HistoryReply>, Status> {
         let state = self.rollouts.consensus.state();
         Ok(Response::new(wire::HistoryReply {
             rollouts: state.rollouts.past.iter().map(convert::past).collect(),
         }))
     }
 
-    async fn janitor(&self, request: Request<wire::JanitorRequest>) -> Result<Response<wire::JanitorReply>, Status> {
+    async fn janitor(
+        &self,
+        request: Request<wire::JanitorRequest>,
+    ) -> Result<Response<wire::JanitorReply>, Status> {
         let wire::JanitorRequest { database, repair } = request.into_inner();
         let server = self.server_here()?.as_ref();
-        let agent = Db::open(server, &database, SqlRole::Agent, &[]).await.map_err(of_sql)?;
+        let agent = Db::open(server, &database, SqlRole::Agent, &[])
+            .await
+            .map_err(of_sql)?;
         let mut leftovers = janitor::look(&agent).await.map_err(of_sql)?;
         if repair {
             self.permitted()?;
             self.may_repair()?;
             let worker = Db::open(server, &database, SqlRole::Rollout, &["synchronous_commit=local"]).await;
             let worker = worker.map_err(of_sql)?;
-            janitor::repair(&worker, &agent, &mut leftovers).await.map_err(of_sql)?;
+            janitor::repair(&worker, &agent, &mut leftovers)
+                .await
+                .map_err(of_sql)?;
         }
         Ok(Response::new(wire::JanitorReply {
             node: self.node_name(),
@@ -189,7 +217,11 @@ impl RolloutService {
                 "ask the primary's agent",
             ));
         }
-        let busy = state.rollouts.current.as_ref().filter(|rollout| !rollout.phase.ended());
+        let busy = state
+            .rollouts
+            .current
+            .as_ref()
+            .filter(|rollout| !rollout.phase.ended());
         match busy {
             Some(rollout) => Err(refuse(
                 Code::FailedPrecondition,
@@ -235,7 +267,12 @@ fn of_sql(error: SqlError) -> Status {
             error.message,
             "name one with --database",
         ),
-        Some(_) => refuse(Code::FailedPrecondition, "refused-by-the-server", error.message, ""),
+        Some(_) => refuse(
+            Code::FailedPrecondition,
+            "refused-by-the-server",
+            error.message,
+            "",
+        ),
         None => refuse(
             Code::Unavailable,
             "no-server",

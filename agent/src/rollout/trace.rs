@@ -46,7 +46,10 @@ async fn load(session: &dyn SqlSession, dump: &str) -> Result<(), String> {
         ));
     }
     // Newer versions of pg_dump frame their output with commands to psql.
-    for line in dump.lines().filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict")) {
+    for line in dump
+        .lines()
+        .filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"))
+    {
         script.push_str(line);
         script.push('\n');
     }
@@ -93,10 +96,18 @@ async fn one(session: &mut dyn SqlSession, step: &RolloutStep) -> wire::Traced {
     let mut traced = wire::Traced::default();
     let why = match &step.class {
         StepClass::Transaction | StepClass::Backfill { .. } => None,
-        StepClass::CreateIndex { .. } => Some("CREATE INDEX CONCURRENTLY runs in no transaction, in which locks could be seen"),
-        StepClass::DropIndex { .. } => Some("DROP INDEX CONCURRENTLY runs in no transaction, in which locks could be seen"),
-        StepClass::Reindex { .. } => Some("REINDEX CONCURRENTLY runs in no transaction, in which locks could be seen"),
-        StepClass::Detach { .. } => Some("DETACH CONCURRENTLY runs in no transaction, in which locks could be seen"),
+        StepClass::CreateIndex { .. } => {
+            Some("CREATE INDEX CONCURRENTLY runs in no transaction, in which locks could be seen")
+        }
+        StepClass::DropIndex { .. } => {
+            Some("DROP INDEX CONCURRENTLY runs in no transaction, in which locks could be seen")
+        }
+        StepClass::Reindex { .. } => {
+            Some("REINDEX CONCURRENTLY runs in no transaction, in which locks could be seen")
+        }
+        StepClass::Detach { .. } => {
+            Some("DETACH CONCURRENTLY runs in no transaction, in which locks could be seen")
+        }
         StepClass::Outside => Some("it runs in no transaction, in which locks could be seen"),
     };
     if let Some(why) = why {
@@ -132,12 +143,18 @@ async fn looked_at(
     for sql in &step.sql {
         bounded(session, sql).await?;
     }
-    traced.said = session.take_notices().into_iter().filter_map(|notice| telling(&notice)).collect();
+    traced.said = session
+        .take_notices()
+        .into_iter()
+        .filter_map(|notice| telling(&notice))
+        .collect();
     let mut locks: BTreeMap<String, String> = BTreeMap::new();
     let held = "SELECT relation, mode FROM pg_catalog.pg_locks WHERE pid = pg_catalog.pg_backend_pid() \
                 AND locktype = 'relation' AND granted";
     for row in session.rows(held).await? {
-        let Some(known) = before.get(field(&row, 0)) else { continue };
+        let Some(known) = before.get(field(&row, 0)) else {
+            continue;
+        };
         let mode = field(&row, 1).to_owned();
         let strongest = locks.entry(known.name.clone()).or_insert_with(|| mode.clone());
         if strength(&mode) > strength(strongest) {
@@ -176,7 +193,10 @@ fn telling(notice: &str) -> Option<String> {
         "partition constraint",
         "existing constraints",
     ];
-    known.iter().any(|start| text.starts_with(start) || text.contains(start)).then(|| text.to_owned())
+    known
+        .iter()
+        .any(|start| text.starts_with(start) || text.contains(start))
+        .then(|| text.to_owned())
 }
 
 async fn bounded(session: &dyn SqlSession, sql: &str) -> Result<SqlRows, SqlError> {
@@ -215,9 +235,12 @@ async fn relations(session: &dyn SqlSession) -> Result<BTreeMap<String, Relation
 async fn scans(session: &dyn SqlSession) -> Result<BTreeMap<String, u64>, SqlError> {
     let sql = "SELECT relid, coalesce(seq_scan, 0) FROM pg_catalog.pg_stat_xact_user_tables";
     let rows = session.rows(sql).await?;
-    let scans = rows
-        .into_iter()
-        .map(|row| (field(&row, 0).to_owned(), field(&row, 1).parse().unwrap_or_default()));
+    let scans = rows.into_iter().map(|row| {
+        (
+            field(&row, 0).to_owned(),
+            field(&row, 1).parse().unwrap_or_default(),
+        )
+    });
     Ok(scans.collect())
 }
 
@@ -237,7 +260,10 @@ mod tests {
 
     #[test]
     fn of_what_the_server_says_only_the_work_it_does_is_told() {
-        assert_eq!(telling("DEBUG: rewriting table \"t\"").as_deref(), Some("rewriting table \"t\""));
+        assert_eq!(
+            telling("DEBUG: rewriting table \"t\"").as_deref(),
+            Some("rewriting table \"t\"")
+        );
         assert_eq!(telling("DEBUG: CommitTransaction(1)"), None);
     }
 }

@@ -2,9 +2,9 @@
 //! everybody else would queue behind it.
 
 use super::job::{Job, Stop};
+use super::ledger;
 use super::look::{self, Target};
 use super::sql::Db;
-use super::ledger;
 use agent_core::cluster::{RolloutStep, StepReport};
 use agent_core::rollout::{Trouble, lock_timeout_ms, pause_ms, trouble};
 use std::time::{Duration, Instant};
@@ -12,7 +12,12 @@ use std::time::{Duration, Instant};
 /// How often to look whether the way is free.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-pub(super) async fn carry(job: &Job, number: u32, step: &RolloutStep, agent: &Db) -> Result<StepReport, Stop> {
+pub(super) async fn carry(
+    job: &Job,
+    number: u32,
+    step: &RolloutStep,
+    agent: &Db,
+) -> Result<StepReport, Stop> {
     let begun = Instant::now();
     let budget = Duration::from_secs(job.rollout.plan.limits.lock_budget_s);
     let worker = job.worker(step).await?;
@@ -23,7 +28,11 @@ pub(super) async fn carry(job: &Job, number: u32, step: &RolloutStep, agent: &Db
     };
     loop {
         job.go_on()?;
-        let timeout = if step.patient { 0 } else { lock_timeout_ms(report.tries) };
+        let timeout = if step.patient {
+            0
+        } else {
+            lock_timeout_ms(report.tries)
+        };
         if !step.patient {
             wait_for_the_way(job, agent, &targets, timeout, begun, budget).await?;
         }
@@ -102,7 +111,10 @@ async fn attempt(
             });
         }
     }
-    worker.rows(&ledger::mark(job, number)).await.map_err(Stop::from)?;
+    worker
+        .rows(&ledger::mark(job, number))
+        .await
+        .map_err(Stop::from)?;
     // The last moment at which a step of an epoch that is over can be kept from having its effect here.
     job.still_ours()?;
     worker.run("COMMIT").await.map_err(Stop::from)?;
@@ -138,7 +150,11 @@ pub(super) async fn take_back(
             return Err(error.into());
         }
         job.tell(|live| live.detail = error.message);
-        tokio::time::sleep(Duration::from_millis(pause_ms(tries, rand::random_range(0..1000)))).await;
+        tokio::time::sleep(Duration::from_millis(pause_ms(
+            tries,
+            rand::random_range(0..1000),
+        )))
+        .await;
         tries += 1;
     }
 }
@@ -174,7 +190,10 @@ async fn wait_for_the_way(
         }
         job.tell(|live| {
             live.doing = "waiting-for-lock";
-            live.detail = format!("{} has held {} for {} ms", oldest.who, oldest.relation, oldest.age_ms);
+            live.detail = format!(
+                "{} has held {} for {} ms",
+                oldest.who, oldest.relation, oldest.age_ms
+            );
         });
         tokio::time::sleep(LOOK_AGAIN).await;
     }

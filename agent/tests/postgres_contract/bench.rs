@@ -108,7 +108,7 @@ impl Bench {
                 .into(),
             hba: Vec::new(),
             rollout_role: None,
-        archive_command: None,
+            archive_command: None,
             state_dir: home.join("state"),
         }
     }

@@ -29,6 +29,7 @@ pub struct ClusterBuilder {
     sync_mode: String,
     parameters: BTreeMap<String, String>,
     archive: toml::Table,
+    rollout: toml::Table,
 }
 
 impl ClusterBuilder {
@@ -76,6 +77,12 @@ impl ClusterBuilder {
         entry.insert("compression_level".to_owned(), 1.into());
         self.archive
             .insert("repositories".to_owned(), toml::Value::Array(vec![entry.into()]));
+        self
+    }
+
+    /// Schema changes are carried out in the name of that role.
+    pub fn rollout_role(mut self, role: &str) -> Self {
+        self.rollout.insert("role".to_owned(), role.into());
         self
     }
 
@@ -139,6 +146,7 @@ impl ClusterBuilder {
                 postgres,
                 fencing: fencing(&self.lab),
                 archive: self.archive.clone(),
+                rollout: self.rollout.clone(),
                 bootstrap: BootstrapSection {
                     timing: self.timing.clone(),
                     sync_mode: self.sync_mode.clone(),
@@ -182,6 +190,7 @@ impl Cluster {
             witnesses: 0,
             bin_dir: None,
             archive: toml::Table::new(),
+            rollout: toml::Table::new(),
             timing: "default".to_owned(),
             sync_mode: "quorum".to_owned(),
             parameters: parameters

@@ -119,7 +119,9 @@ pub enum RolloutPhase {
     /// A step was refused by the server. `resume` tries it again.
     Failed,
     /// What was begun is cleaned up; with `undo`, what was done is undone.
-    Aborting { undo: bool },
+    Aborting {
+        undo: bool,
+    },
     Done,
     Aborted,
 }
@@ -225,24 +227,68 @@ pub struct Rollouts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "act", rename_all = "kebab-case")]
 pub enum RolloutAct {
-    Start { plan: RolloutPlan },
-    Pause { id: RequestId },
-    Resume { id: RequestId },
-    Abort { id: RequestId, undo: bool },
+    Start {
+        plan: RolloutPlan,
+    },
+    Pause {
+        id: RequestId,
+    },
+    Resume {
+        id: RequestId,
+    },
+    Abort {
+        id: RequestId,
+        undo: bool,
+    },
     /// The step is about to be begun.
-    Intend { id: RequestId, step: u32, epoch: Epoch, node: NodeId },
+    Intend {
+        id: RequestId,
+        step: u32,
+        epoch: Epoch,
+        node: NodeId,
+    },
     /// Its effect is committed and safe on the synchronous set.
-    Done { id: RequestId, step: u32, epoch: Epoch, report: StepReport },
+    Done {
+        id: RequestId,
+        step: u32,
+        epoch: Epoch,
+        report: StepReport,
+    },
     /// The server refused it.
-    Failed { id: RequestId, step: u32, epoch: Epoch, why: String },
+    Failed {
+        id: RequestId,
+        step: u32,
+        epoch: Epoch,
+        why: String,
+    },
     /// All steps that are done were looked for after a change of the epoch; `kept` of them are there.
-    Verified { id: RequestId, epoch: Epoch, kept: u32 },
+    Verified {
+        id: RequestId,
+        epoch: Epoch,
+        kept: u32,
+    },
     /// What an aborted step had begun is removed: it had no effect.
-    Cleaned { id: RequestId, step: u32, epoch: Epoch },
+    Cleaned {
+        id: RequestId,
+        step: u32,
+        epoch: Epoch,
+    },
     /// The effect of the last step that was done is taken back.
-    Undone { id: RequestId, step: u32, epoch: Epoch },
-    Finished { id: RequestId, epoch: Epoch, fingerprint: String },
-    Aborted { id: RequestId, epoch: Epoch, message: String },
+    Undone {
+        id: RequestId,
+        step: u32,
+        epoch: Epoch,
+    },
+    Finished {
+        id: RequestId,
+        epoch: Epoch,
+        fingerprint: String,
+    },
+    Aborted {
+        id: RequestId,
+        epoch: Epoch,
+        message: String,
+    },
 }
 
 impl RolloutPlan {
@@ -258,9 +304,12 @@ impl RolloutPlan {
             ));
         }
         let class = |class: &StepClass| match class {
-            StepClass::CreateIndex { table, index, definition, .. } => {
-                table.len() + index.len() + definition.len()
-            }
+            StepClass::CreateIndex {
+                table,
+                index,
+                definition,
+                ..
+            } => table.len() + index.len() + definition.len(),
             StepClass::Backfill { table, set, filter } => table.len() + set.len() + filter.len(),
             StepClass::DropIndex { index, .. } => index.len(),
             StepClass::Reindex { relation } => relation.len(),
@@ -269,13 +318,16 @@ impl RolloutPlan {
         };
         let texts = |texts: &[String]| texts.iter().map(String::len).sum::<usize>();
         let steps = self.steps.iter().map(|step| {
-            let locks: usize = step.locks.iter().map(|(name, mode)| name.len() + mode.len()).sum();
+            let locks: usize = step
+                .locks
+                .iter()
+                .map(|(name, mode)| name.len() + mode.len())
+                .sum();
             texts(&step.sql) + texts(&step.settings) + texts(&step.undo) + locks + class(&step.class)
         });
         let bytes = self.name.len() + self.database.len() + steps.sum::<usize>();
-        (bytes > ROLLOUT_BYTES_MAX).then(|| {
-            format!("it holds {bytes} bytes, {ROLLOUT_BYTES_MAX} are allowed: split the script")
-        })
+        (bytes > ROLLOUT_BYTES_MAX)
+            .then(|| format!("it holds {bytes} bytes, {ROLLOUT_BYTES_MAX} are allowed: split the script"))
     }
 }
 

@@ -19,7 +19,10 @@ impl ClusterState {
             RolloutAct::Pause { id } => self.direct_rollout(id, at, |rollout| match rollout.phase {
                 RolloutPhase::Running => Ok(Some((RolloutPhase::Paused, "paused by an operator"))),
                 RolloutPhase::Paused => Ok(None),
-                phase => Err(conflict("not-running", format!("the rollout is {}", phase.name()))),
+                phase => Err(conflict(
+                    "not-running",
+                    format!("the rollout is {}", phase.name()),
+                )),
             }),
             RolloutAct::Resume { id } => self.direct_rollout(id, at, |rollout| match rollout.phase {
                 RolloutPhase::Paused | RolloutPhase::Failed => {
@@ -32,10 +35,18 @@ impl ClusterState {
                 let undo = *undo;
                 self.direct_rollout(id, at, move |rollout| abort(rollout, undo))
             }
-            RolloutAct::Intend { id, step, epoch, node } => {
-                self.of_the_holder(id, *epoch, |rollout| intend(rollout, *step, *epoch, *node))
-            }
-            RolloutAct::Done { id, step, epoch, report } => self.step_done(id, *step, *epoch, report),
+            RolloutAct::Intend {
+                id,
+                step,
+                epoch,
+                node,
+            } => self.of_the_holder(id, *epoch, |rollout| intend(rollout, *step, *epoch, *node)),
+            RolloutAct::Done {
+                id,
+                step,
+                epoch,
+                report,
+            } => self.step_done(id, *step, *epoch, report),
             RolloutAct::Failed { id, step, epoch, why } => self.step_failed(id, *step, *epoch, why, at),
             RolloutAct::Verified { id, epoch, kept } => self.verified(id, *epoch, *kept, at),
             RolloutAct::Cleaned { id, step, epoch } => self.of_the_holder(id, *epoch, |rollout| {
@@ -54,9 +65,18 @@ impl ClusterState {
                 rollout.done.pop();
                 Ok(Applied::Done)
             }),
-            RolloutAct::Finished { id, epoch, fingerprint } => {
-                self.end_rollout(id, *epoch, RolloutPhase::Done, "every step is done", fingerprint, at)
-            }
+            RolloutAct::Finished {
+                id,
+                epoch,
+                fingerprint,
+            } => self.end_rollout(
+                id,
+                *epoch,
+                RolloutPhase::Done,
+                "every step is done",
+                fingerprint,
+                at,
+            ),
             RolloutAct::Aborted { id, epoch, message } => {
                 self.end_rollout(id, *epoch, RolloutPhase::Aborted, message, "", at)
             }
@@ -102,7 +122,12 @@ impl ClusterState {
             .current
             .as_mut()
             .filter(|rollout| rollout.id == *id)
-            .ok_or_else(|| conflict("no-such-rollout", "that rollout is not the current one: see `pgctl ddl status`"))
+            .ok_or_else(|| {
+                conflict(
+                    "no-such-rollout",
+                    "that rollout is not the current one: see `pgctl ddl status`",
+                )
+            })
     }
 
     /// An operator's order.
@@ -146,7 +171,10 @@ impl ClusterState {
                 return Err(overtaken());
             }
             let note = bounded(&report.note);
-            rollout.done.push(StepReport { note, ..report.clone() });
+            rollout.done.push(StepReport {
+                note,
+                ..report.clone()
+            });
             rollout.intent = None;
             if rollout.phase == RolloutPhase::Running {
                 rollout.message.clear();
@@ -166,7 +194,11 @@ impl ClusterState {
             rollout.message.clone_from(&why);
             Ok(Applied::Done)
         })?;
-        self.record(at, "rollout-failed", format!("step {}: {why}", step.saturating_add(1)));
+        self.record(
+            at,
+            "rollout-failed",
+            format!("step {}: {why}", step.saturating_add(1)),
+        );
         Ok(failed)
     }
 
@@ -208,9 +240,7 @@ impl ClusterState {
         let message = bounded(message);
         self.of_the_holder(id, epoch, |rollout| {
             let fits = match phase {
-                RolloutPhase::Done => {
-                    rollout.phase == RolloutPhase::Running && rollout.next_step().is_none()
-                }
+                RolloutPhase::Done => rollout.phase == RolloutPhase::Running && rollout.next_step().is_none(),
                 _ => matches!(rollout.phase, RolloutPhase::Aborting { .. }),
             };
             if !fits {
@@ -246,17 +276,19 @@ fn intend(rollout: &mut Rollout, step: u32, epoch: Epoch, node: NodeId) -> Outco
     Ok(Applied::Done)
 }
 
-fn abort(
-    rollout: &Rollout,
-    undo: bool,
-) -> Result<Option<(RolloutPhase, &'static str)>, Rejected> {
+fn abort(rollout: &Rollout, undo: bool) -> Result<Option<(RolloutPhase, &'static str)>, Rejected> {
     if rollout.phase.ended() {
         let message = format!("the rollout is {}", rollout.phase.name());
         return Err(conflict("not-running", message));
     }
     if undo {
         let begun = rollout.done.len() + usize::from(rollout.intent.is_some());
-        let stuck = rollout.plan.steps.iter().take(begun).position(|step| !step.can_be_undone());
+        let stuck = rollout
+            .plan
+            .steps
+            .iter()
+            .take(begun)
+            .position(|step| !step.can_be_undone());
         if let Some(stuck) = stuck {
             let message = format!(
                 "step {} cannot be undone: {}; abort without undoing, or go on",
@@ -269,6 +301,10 @@ fn abort(
     if rollout.phase == (RolloutPhase::Aborting { undo }) {
         return Ok(None);
     }
-    let message = if undo { "is being undone" } else { "is being aborted" };
+    let message = if undo {
+        "is being undone"
+    } else {
+        "is being aborted"
+    };
     Ok(Some((RolloutPhase::Aborting { undo }, message)))
 }

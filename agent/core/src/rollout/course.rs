@@ -43,7 +43,9 @@ pub fn next_move(state: &ClusterState, me: NodeId, writable: Option<Epoch>) -> M
     }
     let next = rollout.next();
     match rollout.phase {
-        RolloutPhase::Paused | RolloutPhase::Failed | RolloutPhase::Done | RolloutPhase::Aborted => Move::Rest,
+        RolloutPhase::Paused | RolloutPhase::Failed | RolloutPhase::Done | RolloutPhase::Aborted => {
+            Move::Rest
+        }
         RolloutPhase::Running if rollout.next_step().is_none() => Move::Finish,
         RolloutPhase::Running => match rollout.intent {
             Some(intent) if intent.step == next && intent.epoch == state.epoch && intent.node == me => {

@@ -30,7 +30,10 @@ const ARCHIVE_QUEUE_MOST: u64 = 64;
 #[must_use]
 pub fn too_much(pressure: &Pressure, limits: &RolloutLimits) -> Option<String> {
     if pressure.lock_waiters > 0 {
-        return Some(format!("{} sessions wait for locks on the table", pressure.lock_waiters));
+        return Some(format!(
+            "{} sessions wait for locks on the table",
+            pressure.lock_waiters
+        ));
     }
     if pressure.lag_bytes > limits.lag_bytes {
         return Some(format!(
@@ -53,7 +56,10 @@ pub fn too_much(pressure: &Pressure, limits: &RolloutLimits) -> Option<String> {
         ));
     }
     if pressure.archive_queue > ARCHIVE_QUEUE_MOST {
-        return Some(format!("{} WAL files wait to be archived", pressure.archive_queue));
+        return Some(format!(
+            "{} WAL files wait to be archived",
+            pressure.archive_queue
+        ));
     }
     if pressure.vacuum {
         return Some("autovacuum is at work on the table".to_owned());

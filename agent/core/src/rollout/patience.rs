@@ -64,7 +64,10 @@ const MODES: [&str; 8] = [
 /// A number for each mode, higher for what excludes more; 0 for one that is not known.
 #[must_use]
 pub fn strength(mode: &str) -> usize {
-    MODES.iter().position(|known| *known == mode).map_or(0, |at| at + 1)
+    MODES
+        .iter()
+        .position(|known| *known == mode)
+        .map_or(0, |at| at + 1)
 }
 
 /// The lock modes that cannot be held beside `mode`, by PostgreSQL's table of conflicts; all where the mode is not known.

@@ -17,7 +17,11 @@ const E1: Epoch = Epoch(1);
 fn step(sql: &str, undo: &str) -> RolloutStep {
     RolloutStep {
         sql: vec![sql.to_owned()],
-        undo: [undo].into_iter().filter(|undo| !undo.is_empty()).map(str::to_owned).collect(),
+        undo: [undo]
+            .into_iter()
+            .filter(|undo| !undo.is_empty())
+            .map(str::to_owned)
+            .collect(),
         ..RolloutStep::default()
     }
 }
@@ -27,7 +31,12 @@ fn plan(steps: usize) -> RolloutPlan {
         name: "0042.sql".to_owned(),
         database: "app".to_owned(),
         steps: (0..steps)
-            .map(|number| step(&format!("ALTER TABLE t ADD c{number} int"), "ALTER TABLE t DROP c"))
+            .map(|number| {
+                step(
+                    &format!("ALTER TABLE t ADD c{number} int"),
+                    "ALTER TABLE t DROP c",
+                )
+            })
             .collect(),
         ..RolloutPlan::default()
     }
@@ -144,7 +153,12 @@ fn after_a_failover_the_steps_are_looked_for_and_the_one_that_was_begun_is_begun
     // What an asynchronous failover has lost is done again.
     act(&mut state, verified(0)).expect("lost");
     assert_eq!(next(&state), Move::Intend(0));
-    assert!(state.events.iter().any(|event| event.kind == "rollout-steps-lost"));
+    assert!(
+        state
+            .events
+            .iter()
+            .any(|event| event.kind == "rollout-steps-lost")
+    );
 }
 
 #[test]
@@ -179,7 +193,14 @@ fn one_at_a_time_and_the_ended_ones_are_remembered_without_their_text() {
         at: WallTime(8),
     };
     assert_eq!(id_of(state.clone().apply(&second)), "rollout-under-way");
-    act(&mut state, RolloutAct::Abort { id: rollout(), undo: false }).expect("aborting");
+    act(
+        &mut state,
+        RolloutAct::Abort {
+            id: rollout(),
+            undo: false,
+        },
+    )
+    .expect("aborting");
     assert_eq!(of(&state), Move::EndAbort);
     let aborted = RolloutAct::Aborted {
         id: rollout(),
@@ -201,7 +222,13 @@ fn what_is_too_large_for_the_replicated_state_is_refused() {
         let mut fresh = state.clone();
         assert_eq!(id_of(act(&mut fresh, RolloutAct::Start { plan })), "bad-rollout");
     }
-    act(&mut state, RolloutAct::Start { plan: plan(ROLLOUT_STEPS_MAX) }).expect("as many as allowed");
+    act(
+        &mut state,
+        RolloutAct::Start {
+            plan: plan(ROLLOUT_STEPS_MAX),
+        },
+    )
+    .expect("as many as allowed");
 }
 
 #[test]
@@ -210,20 +237,47 @@ fn an_abort_cleans_up_what_was_begun_and_undoes_what_was_done_where_that_was_ask
     act(&mut state, intend(0, E1, N1)).expect("intended");
     act(&mut state, done(0, E1)).expect("done");
     act(&mut state, intend(1, E1, N1)).expect("intended");
-    act(&mut state, RolloutAct::Abort { id: rollout(), undo: true }).expect("can be undone");
+    act(
+        &mut state,
+        RolloutAct::Abort {
+            id: rollout(),
+            undo: true,
+        },
+    )
+    .expect("can be undone");
     assert_eq!(of(&state), Move::CleanUp(1));
     let mut refused = started(1);
-    refused.rollouts.current.as_mut().expect("a rollout").plan.steps[0].undo.clear();
+    refused.rollouts.current.as_mut().expect("a rollout").plan.steps[0]
+        .undo
+        .clear();
     act(&mut refused, intend(0, E1, N1)).expect("intended");
-    let undo = RolloutAct::Abort { id: rollout(), undo: true };
+    let undo = RolloutAct::Abort {
+        id: rollout(),
+        undo: true,
+    };
     assert_eq!(id_of(act(&mut refused, undo)), "cannot-be-undone");
-    act(&mut refused, RolloutAct::Abort { id: rollout(), undo: false }).expect("aborting");
+    act(
+        &mut refused,
+        RolloutAct::Abort {
+            id: rollout(),
+            undo: false,
+        },
+    )
+    .expect("aborting");
     // The clean-up ends with the intent: the step had no effect.
     let mut clean = state.clone();
-    let cleaned = RolloutAct::Cleaned { id: rollout(), step: 1, epoch: E1 };
+    let cleaned = RolloutAct::Cleaned {
+        id: rollout(),
+        step: 1,
+        epoch: E1,
+    };
     act(&mut clean, cleaned).expect("cleaned");
     assert_eq!(of(&clean), Move::Undo(0));
-    let undone = RolloutAct::Undone { id: rollout(), step: 0, epoch: E1 };
+    let undone = RolloutAct::Undone {
+        id: rollout(),
+        step: 0,
+        epoch: E1,
+    };
     act(&mut clean, undone).expect("undone");
     assert_eq!(of(&clean), Move::EndAbort);
 }
@@ -264,9 +318,16 @@ fn locks_are_waited_for_briefly_and_others_errors_are_not_retried() {
     assert_eq!(trouble(Some("57P01")), Trouble::Lost);
     assert_eq!(trouble(Some("08006")), Trouble::Lost);
     assert_eq!(trouble(Some("42P01")), Trouble::Refused);
-    assert_eq!(trouble(Some("57014")), Trouble::Refused, "somebody has cancelled it");
+    assert_eq!(
+        trouble(Some("57014")),
+        Trouble::Refused,
+        "somebody has cancelled it"
+    );
     for number in 0..40 {
-        assert!((100..1000).contains(&lock_timeout_ms(number)), "below deadlock_timeout");
+        assert!(
+            (100..1000).contains(&lock_timeout_ms(number)),
+            "below deadlock_timeout"
+        );
         assert!(pause_ms(number, 999) <= 10_000);
         assert!(pause_ms(number, 0) >= 10);
     }
@@ -282,18 +343,64 @@ fn a_backfill_waits_for_whoever_suffers_and_finds_the_size_that_fits() {
     assert_eq!(too_much(&Pressure::default(), &limits), None);
     let behind = limits.lag_bytes + 1;
     for (pressure, word) in [
-        (Pressure { lag_bytes: behind, ..Pressure::default() }, "replay"),
-        (Pressure { lag_bytes: 1, lag_ms: 2000, ..Pressure::default() }, "behind"),
-        (Pressure { slot_lag_bytes: behind * 4, ..Pressure::default() }, "slot"),
-        (Pressure { lock_waiters: 1, ..Pressure::default() }, "locks"),
-        (Pressure { commit_ms: 2000, ..Pressure::default() }, "commit"),
-        (Pressure { archive_queue: 100, ..Pressure::default() }, "archived"),
-        (Pressure { vacuum: true, ..Pressure::default() }, "autovacuum"),
+        (
+            Pressure {
+                lag_bytes: behind,
+                ..Pressure::default()
+            },
+            "replay",
+        ),
+        (
+            Pressure {
+                lag_bytes: 1,
+                lag_ms: 2000,
+                ..Pressure::default()
+            },
+            "behind",
+        ),
+        (
+            Pressure {
+                slot_lag_bytes: behind * 4,
+                ..Pressure::default()
+            },
+            "slot",
+        ),
+        (
+            Pressure {
+                lock_waiters: 1,
+                ..Pressure::default()
+            },
+            "locks",
+        ),
+        (
+            Pressure {
+                commit_ms: 2000,
+                ..Pressure::default()
+            },
+            "commit",
+        ),
+        (
+            Pressure {
+                archive_queue: 100,
+                ..Pressure::default()
+            },
+            "archived",
+        ),
+        (
+            Pressure {
+                vacuum: true,
+                ..Pressure::default()
+            },
+            "autovacuum",
+        ),
     ] {
         let why = too_much(&pressure, &limits).expect(word);
         assert!(why.contains(word), "{why}");
     }
-    let idle = Pressure { lag_ms: 60_000, ..Pressure::default() };
+    let idle = Pressure {
+        lag_ms: 60_000,
+        ..Pressure::default()
+    };
     assert_eq!(too_much(&idle, &limits), None, "nothing was written for a minute");
     assert_eq!(next_batch(1000, 500, &limits), 1000);
     assert_eq!(next_batch(1000, 1, &limits), 2000, "at most twice as many");
@@ -313,7 +420,10 @@ fn any_plan() -> impl Strategy<Value = RolloutPlan> {
     proptest::collection::vec(any_class(), 0..4).prop_map(|classes| RolloutPlan {
         steps: classes
             .into_iter()
-            .map(|class| RolloutStep { class, ..step("SELECT 1", "SELECT 2") })
+            .map(|class| RolloutStep {
+                class,
+                ..step("SELECT 1", "SELECT 2")
+            })
             .collect(),
         ..RolloutPlan::default()
     })

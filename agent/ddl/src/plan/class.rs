@@ -32,7 +32,12 @@ pub fn of(
     as_written: bool,
 ) -> Result<Outcome, String> {
     let statement = &judged.statement;
-    let first = statement.sql.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    let first = statement
+        .sql
+        .split_whitespace()
+        .take(2)
+        .collect::<Vec<_>>()
+        .join(" ");
     if NOT_OURS.contains(&first.to_ascii_lowercase().as_str()) {
         return Err(format!("{first} is no change of a schema: run it by hand"));
     }
@@ -102,7 +107,9 @@ fn alone(act: &Act, sql: &str, catalog: &Catalog) -> Result<Option<(Class, Strin
                 sql.to_owned(),
             )),
             ReindexTarget::Schema | ReindexTarget::Database => {
-                return Err("a rollout rebuilds the indexes of one table at a time: name the tables".to_owned());
+                return Err(
+                    "a rollout rebuilds the indexes of one table at a time: name the tables".to_owned(),
+                );
             }
         },
         Act::Reindex {
@@ -166,7 +173,10 @@ fn create_index(act: &Act, sql: &str, catalog: &Catalog) -> Result<(Class, Strin
 /// As the server would name it, and not taken as far as is known.
 fn free_name(table: &Name, keys: &[Option<String>], catalog: &Catalog) -> String {
     let columns: Vec<&str> = keys.iter().map(|key| key.as_deref().unwrap_or("expr")).collect();
-    let stem: String = format!("{}_{}", table.name, columns.join("_")).chars().take(55).collect();
+    let stem: String = format!("{}_{}", table.name, columns.join("_"))
+        .chars()
+        .take(55)
+        .collect();
     let taken = |name: &str| catalog.indexes.keys().any(|known| known.name == name);
     let plain = format!("{stem}_idx");
     if !taken(&plain) {
@@ -184,6 +194,10 @@ fn patient(judged: &Judged) -> bool {
         judged.statement.act,
         Act::Opaque { .. } | Act::Other(_) | Act::CreateFunction { .. }
     );
-    let weak = judged.verdict.locks.values().all(|mode| *mode <= LockMode::ShareUpdateExclusive);
+    let weak = judged
+        .verdict
+        .locks
+        .values()
+        .all(|mode| *mode <= LockMode::ShareUpdateExclusive);
     known && weak && !judged.verdict.locks.is_empty()
 }

@@ -44,7 +44,10 @@ pub fn plan(
         .collect();
     let mut steps = Vec::new();
     let mut refusals = Vec::new();
-    for (file, original) in lint(&texts, catalog.clone(), &options.lint).iter().zip(&originals) {
+    for (file, original) in lint(&texts, catalog.clone(), &options.lint)
+        .iter()
+        .zip(&originals)
+    {
         Cutter::new(file, original, catalog, options).cut(&mut steps, &mut refusals);
     }
     if refusals.is_empty() {
@@ -69,7 +72,9 @@ impl Original {
         };
         let mut at = 0;
         for Judged { statement, verdict } in &file.statements {
-            original.text.push_str(script.get(at..statement.start).unwrap_or_default());
+            original
+                .text
+                .push_str(script.get(at..statement.start).unwrap_or_default());
             let begin = original.text.len();
             let fix = verdict
                 .fix
@@ -94,7 +99,9 @@ impl Original {
         self.places
             .iter()
             .find(|(begin, end, ..)| (*begin..*end).contains(&statement.start))
-            .map_or((statement.line, false), |(_, _, line, replaced)| (*line, *replaced))
+            .map_or((statement.line, false), |(_, _, line, replaced)| {
+                (*line, *replaced)
+            })
     }
 }
 
@@ -142,7 +149,10 @@ impl<'a> Cutter<'a> {
         if self.options.lint.transaction {
             self.close(steps);
         } else if let Some(open) = &self.open {
-            refusals.push(self.refusal(open.line, "the transaction that begins here never ends".to_owned()));
+            refusals.push(self.refusal(
+                open.line,
+                "the transaction that begins here never ends".to_owned(),
+            ));
         }
     }
 
@@ -180,9 +190,13 @@ impl<'a> Cutter<'a> {
     ) -> Result<(), String> {
         let statement = &judged.statement;
         match &statement.act {
-            Act::Unread { line: at, reason } => return Err(format!("it cannot be read (line {at}): {reason}")),
+            Act::Unread { line: at, reason } => {
+                return Err(format!("it cannot be read (line {at}): {reason}"));
+            }
             Act::Meta(command) => {
-                return Err(format!("{command} is a command to psql, which has no part in a rollout"));
+                return Err(format!(
+                    "{command} is a command to psql, which has no part in a rollout"
+                ));
             }
             Act::Copy { into: true, .. } => {
                 return Err("rows cannot be copied in by a rollout: load them by hand".to_owned());
@@ -254,7 +268,8 @@ impl<'a> Cutter<'a> {
         for (name, mode) in &verdict.locks {
             step.locks.push((name.to_string(), mode.to_string()));
         }
-        step.rewrites.extend(verdict.rewrites.iter().map(ToString::to_string));
+        step.rewrites
+            .extend(verdict.rewrites.iter().map(ToString::to_string));
         step.scans.extend(verdict.scans.iter().map(ToString::to_string));
         if inside {
             match taken_back {

@@ -17,7 +17,11 @@ pub fn of(act: &Act) -> Option<String> {
             materialized,
             ..
         } => {
-            let kind = if *materialized { "MATERIALIZED VIEW" } else { "VIEW" };
+            let kind = if *materialized {
+                "MATERIALIZED VIEW"
+            } else {
+                "VIEW"
+            };
             format!("DROP {kind} {view}")
         }
         Act::CreateSequence { sequence, .. } => format!("DROP SEQUENCE {sequence}"),
@@ -54,7 +58,9 @@ fn part(part: &TablePart) -> Option<String> {
         TableAction::AddConstraint(constraint) => {
             // What an index became belongs to the constraint and would go with it.
             let index = match &constraint.kind {
-                ConstraintKind::Unique { index, .. } | ConstraintKind::PrimaryKey { index, .. } => index.is_some(),
+                ConstraintKind::Unique { index, .. } | ConstraintKind::PrimaryKey { index, .. } => {
+                    index.is_some()
+                }
                 _ => false,
             };
             let name = constraint.name.as_ref().filter(|_| !index)?;

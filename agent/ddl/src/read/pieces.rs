@@ -62,11 +62,17 @@ pub fn update_parts(sql: &str) -> Option<UpdateParts> {
     if !cursor.eat("set") {
         return None;
     }
-    if words.iter().any(|word| word.is("returning") || word.is("current")) {
+    if words
+        .iter()
+        .any(|word| word.is("returning") || word.is("current"))
+    {
         return None;
     }
     // A subquery on the table itself would see what earlier batches did.
-    let own = words.iter().filter(|word| word.is_name() && word.folded == name.name).count();
+    let own = words
+        .iter()
+        .filter(|word| word.is_name() && word.folded == name.name)
+        .count();
     if own > 1 && words.iter().any(|word| word.is("select")) {
         return None;
     }
@@ -97,7 +103,10 @@ mod tests {
             .expect("an index");
         assert!(parts.unique);
         assert_eq!(parts.table, "ONLY s.\"T\"");
-        assert_eq!(parts.definition, "USING btree (lower(a) DESC, b) INCLUDE (c) WHERE b > 0");
+        assert_eq!(
+            parts.definition,
+            "USING btree (lower(a) DESC, b) INCLUDE (c) WHERE b > 0"
+        );
         let plain = index_parts("create index on t(a)").expect("an index");
         assert_eq!((plain.table.as_str(), plain.definition.as_str()), ("t", "(a)"));
         assert_eq!(index_parts("CREATE TABLE t (a int)"), None);
@@ -105,8 +114,10 @@ mod tests {
 
     #[test]
     fn an_update_of_one_table_is_taken_apart_and_others_are_not() {
-        let parts = update_parts("UPDATE s.t SET a = b + 1, c = (SELECT max(x) FROM u WHERE u.id = 1) WHERE a IS NULL OR b = 2")
-            .expect("an update");
+        let parts = update_parts(
+            "UPDATE s.t SET a = b + 1, c = (SELECT max(x) FROM u WHERE u.id = 1) WHERE a IS NULL OR b = 2",
+        )
+        .expect("an update");
         assert_eq!(parts.table, "s.t");
         assert_eq!(parts.set, "a = b + 1, c = (SELECT max(x) FROM u WHERE u.id = 1)");
         assert_eq!(parts.filter, "a IS NULL OR b = 2");

@@ -15,6 +15,7 @@ mod orders;
 mod partition;
 mod rejoin;
 mod requests;
+mod rollouts;
 mod scene;
 mod settings;
 mod standby;
