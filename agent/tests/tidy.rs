@@ -63,7 +63,14 @@ fn adapters_know_neither_each_other_nor_the_driver() {
         (
             "agent/src/postgres",
             vec![
-                "consensus", "driver", "api", "lease", "fencing", "probing", "rollout", "app",
+                "consensus",
+                "driver",
+                "api",
+                "lease",
+                "fencing",
+                "probing",
+                "rollout",
+                "app",
             ],
         ),
         (

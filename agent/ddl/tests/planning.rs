@@ -45,8 +45,14 @@ fn each_statement_has_its_class() {
         ("CREATE INDEX i ON orders (customer)", vec!["create-index"]),
         ("DROP INDEX old", vec!["drop-index"]),
         ("REINDEX INDEX CONCURRENTLY old", vec!["reindex"]),
-        ("ALTER TABLE parts DETACH PARTITION parts_1 CONCURRENTLY", vec!["detach"]),
-        ("UPDATE orders SET amount = 0 WHERE amount IS NULL", vec!["backfill"]),
+        (
+            "ALTER TABLE parts DETACH PARTITION parts_1 CONCURRENTLY",
+            vec!["detach"],
+        ),
+        (
+            "UPDATE orders SET amount = 0 WHERE amount IS NULL",
+            vec!["backfill"],
+        ),
         ("VACUUM orders", vec!["outside"]),
         ("BEGIN; UPDATE orders SET amount = 0; COMMIT", vec!["transaction"]),
         (
@@ -118,7 +124,10 @@ fn what_undoes_a_step_is_known_before_it_is_begun() {
          ALTER TABLE orders DROP COLUMN customer;
          BEGIN; CREATE TABLE a (x int); CREATE VIEW v AS SELECT 1; COMMIT;",
     );
-    assert_eq!(all[0].undo, ["ALTER TABLE orders DROP CONSTRAINT c, DROP COLUMN a"]);
+    assert_eq!(
+        all[0].undo,
+        ["ALTER TABLE orders DROP CONSTRAINT c, DROP COLUMN a"]
+    );
     assert_eq!(all[1].undo, ["DROP TABLE n"]);
     assert!(all[2].undo.is_empty(), "what is dropped is gone");
     assert_eq!(all[3].undo, ["DROP VIEW v", "DROP TABLE a"], "last first");
@@ -141,7 +150,11 @@ fn what_cannot_be_part_of_a_rollout_is_refused_with_its_line() {
     for (sql, line, word) in [
         ("SELECT 1;\n\\i other.sql\n", 2, "psql"),
         ("CREATE TABEL x (a int)", 1, "read"),
-        ("BEGIN;\nCREATE INDEX CONCURRENTLY i ON orders (amount);\nCOMMIT;", 2, "transaction"),
+        (
+            "BEGIN;\nCREATE INDEX CONCURRENTLY i ON orders (amount);\nCOMMIT;",
+            2,
+            "transaction",
+        ),
         ("BEGIN;\nSELECT 1;", 1, "never ends"),
         ("COMMIT", 1, "no transaction"),
         ("ROLLBACK", 1, "roll back"),
@@ -170,7 +183,11 @@ fn a_file_can_be_one_transaction() {
         },
         as_written: false,
     };
-    let all = planned("CREATE TABLE a (x int); CREATE INDEX ON a (x); INSERT INTO a VALUES (1)", &whole).expect("steps");
+    let all = planned(
+        "CREATE TABLE a (x int); CREATE INDEX ON a (x); INSERT INTO a VALUES (1)",
+        &whole,
+    )
+    .expect("steps");
     assert_eq!(all.len(), 1);
     assert_eq!(all[0].sql.len(), 3);
     assert!(all[0].undo.is_empty(), "rows cannot be taken back");

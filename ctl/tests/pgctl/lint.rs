@@ -32,7 +32,10 @@ fn sarif_names_rules_places_and_levels() {
     let run = &document["runs"][0];
     let results = run["results"].as_array().expect("results");
     let rules = run["tool"]["driver"]["rules"].as_array().expect("rules");
-    let danger = results.iter().find(|result| result["ruleId"] == "H45").expect("H45");
+    let danger = results
+        .iter()
+        .find(|result| result["ruleId"] == "H45")
+        .expect("H45");
     assert_eq!(danger["level"], "error");
     let place = &danger["locations"][0]["physicalLocation"];
     assert_eq!(place["artifactLocation"]["uri"], "up.sql");
@@ -55,7 +58,11 @@ fn the_threshold_decides_the_exit_code_and_hides_nothing() {
         assert!(out(&done).contains("H54"), "{threshold}: {}", out(&done));
     }
     std::fs::write(folder.path().join("up.sql"), "CREATE TABEL x").expect("written");
-    assert_eq!(code(&lint(folder.path(), &["up.sql"])), 2, "what is not read is neither clean nor a finding");
+    assert_eq!(
+        code(&lint(folder.path(), &["up.sql"])),
+        2,
+        "what is not read is neither clean nor a finding"
+    );
 }
 
 #[test]
@@ -64,7 +71,11 @@ fn the_configuration_is_found_beside_or_named_and_the_command_line_wins() {
     let config = "pg = 13\nignore = [\"H45\"]\nseverity = { H54 = \"danger\" }\n";
     std::fs::write(folder.path().join(".pgctl-ddl.toml"), config).expect("written");
     let beside = lint(folder.path(), &["up.sql"]);
-    assert!(!out(&beside).contains("H45") && out(&beside).contains("danger H54"), "{}", out(&beside));
+    assert!(
+        !out(&beside).contains("H45") && out(&beside).contains("danger H54"),
+        "{}",
+        out(&beside)
+    );
     assert_eq!(code(&beside), 1);
     std::fs::write(folder.path().join("other.toml"), "").expect("written");
     let named = lint(folder.path(), &["--config", "other.toml", "up.sql"]);
@@ -73,8 +84,15 @@ fn the_configuration_is_found_beside_or_named_and_the_command_line_wins() {
     std::fs::write(folder.path().join("up.sql"), "ALTER TABLE p DETACH PARTITION c;").expect("written");
     let by_file = out(&lint(folder.path(), &["up.sql"]));
     let by_option = out(&lint(folder.path(), &["--pg", "18", "up.sql"]));
-    assert!(!by_file.contains("CONCURRENTLY;") && by_option.contains("CONCURRENTLY;"), "{by_file}{by_option}");
-    for (text, word) in [("pg = 9", "13 to 18"), ("ignore = [\"H99\"]", "H99"), ("pq = 15", "pq")] {
+    assert!(
+        !by_file.contains("CONCURRENTLY;") && by_option.contains("CONCURRENTLY;"),
+        "{by_file}{by_option}"
+    );
+    for (text, word) in [
+        ("pg = 9", "13 to 18"),
+        ("ignore = [\"H99\"]", "H99"),
+        ("pq = 15", "pq"),
+    ] {
         std::fs::write(folder.path().join("other.toml"), text).expect("written");
         let done = lint(folder.path(), &["--config", "other.toml", "up.sql"]);
         assert_eq!(code(&done), 2, "{text}");

@@ -174,7 +174,7 @@ async fn a_rollout_ends_in_the_same_schema_when_the_primary_dies_in_an_index_bui
     let old = connect(address, OWNER, "broken").await?;
     old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM parts")
         .await?;
-    stage.apply("broken", &["--detach", "--batch-ms", "20"]).await?;
+    stage.apply("broken", &["--detach", "--batch-ms", "5"]).await?;
     let watcher = connect(address, OWNER, "broken").await?;
     wait_until("the index is being built", RECOVERY, || async {
         let invalid = value(&watcher, "SELECT count(*) FROM pg_index WHERE NOT indisvalid").await?;
@@ -263,6 +263,103 @@ async fn a_rollout_does_not_queue_behind_a_long_reader_and_can_be_paused_failed_
     stage.until("aborted").await?;
     let columns = "SELECT count(*) FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'a'";
     ensure!(value(&other, columns).await? == "0", "the column is still there");
+    stage.scene.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_is_tried_on_an_empty_copy_and_the_janitor_mends_what_others_left() -> Result<()> {
+    let lab = Lab::new()?;
+    let change = "ALTER TABLE orders ALTER COLUMN amount TYPE bigint;\nALTER TABLE orders ADD COLUMN c int;\n\
+                  CREATE INDEX ON orders (c);\nDO $$ BEGIN EXECUTE 'ALTER TABLE orders ADD CHECK (amount > 1)'; END $$;\n\
+                  ALTER TABLE nowhere ADD COLUMN c int;\n";
+    let stage = Stage::set(&lab, "plan", &["app"], change).await?;
+    let client = stage.primary("app").await?;
+    let script = stage.script.display().to_string();
+    let words = ["ddl", "plan", "--database", "app", "-o", "json", &script];
+    let plan: Value = serde_json::from_str(&stage.scene.cluster.pgctl_ok(&words).await?)?;
+    let steps = plan["steps"].as_array().context("steps")?;
+    ensure!(steps.len() == 5, "{plan}");
+    ensure!(
+        steps[0]["rewrites"][0] == "orders",
+        "the server has shown no rewrite: {plan}"
+    );
+    ensure!(steps[0]["locks"]["orders"] == "AccessExclusiveLock", "{plan}");
+    ensure!(steps[0]["forecast"]["rows"] == 20_000, "{plan}");
+    ensure!(
+        steps[1]["rewrites"] == serde_json::json!([]) && steps[1]["scans"] == serde_json::json!([]),
+        "{plan}"
+    );
+    ensure!(
+        steps[2]["class"] == "create-index" && steps[2]["error"] == "",
+        "{plan}"
+    );
+    // What a block hides the server shows.
+    ensure!(
+        steps[3]["scans"][0] == "orders" && steps[3]["locks"]["orders"] == "AccessExclusiveLock",
+        "{plan}"
+    );
+    ensure!(
+        steps[4]["error"]
+            .as_str()
+            .is_some_and(|text| text.contains("nowhere")),
+        "{plan}"
+    );
+    let text = stage
+        .scene
+        .cluster
+        .pgctl_ok(&["ddl", "plan", "--database", "app", &script])
+        .await?;
+    ensure!(text.contains("rewrites  orders"), "{text}");
+
+    // Broken off builds, a constraint that was never validated, a half detached partition.
+    client
+        .batch_execute("ALTER TABLE orders ADD CONSTRAINT late CHECK (amount >= 0) NOT VALID")
+        .await?;
+    let failed = client
+        .batch_execute("CREATE UNIQUE INDEX CONCURRENTLY corpse ON orders (customer)")
+        .await;
+    ensure!(failed.is_err(), "customers are not unique");
+    client.batch_execute("DELETE FROM orders WHERE id > 100").await?;
+    let reader = stage.primary("app").await?;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM parts").await?;
+    client.batch_execute("SET statement_timeout = 300").await?;
+    let detached = client
+        .batch_execute("ALTER TABLE parts DETACH PARTITION parts_2 CONCURRENTLY")
+        .await;
+    ensure!(detached.is_err(), "a reader was in the way");
+    reader.batch_execute("COMMIT").await?;
+    let words = ["ddl", "janitor", "--database", "app", "-o", "json"];
+    let kinds = |said: String| -> Result<Vec<String>> {
+        let reply: Value = serde_json::from_str(&said)?;
+        let leftovers = reply["leftovers"].as_array().context("leftovers")?.clone();
+        Ok(leftovers
+            .iter()
+            .map(|leftover| leftover["kind"].as_str().unwrap_or_default().to_owned())
+            .collect())
+    };
+    // Any node may be asked, and a standby is a moment behind.
+    wait_until("the leftovers are found", RECOVERY, || async {
+        let found = kinds(stage.scene.cluster.pgctl_ok(&words).await?)?;
+        ensure!(
+            found == ["invalid-index", "not-validated", "pending-detach"],
+            "{found:?}"
+        );
+        Ok(())
+    })
+    .await?;
+    let repaired = stage
+        .scene
+        .cluster
+        .pgctl_ok(&[words.as_slice(), &["--repair", "--yes"]].concat())
+        .await?;
+    ensure!(!repaired.contains("not repaired"), "{repaired}");
+    wait_until("nothing is left behind", RECOVERY, || async {
+        let found = kinds(stage.scene.cluster.pgctl_ok(&words).await?)?;
+        ensure!(found.is_empty(), "{found:?}");
+        Ok(())
+    })
+    .await?;
     stage.scene.end().await?;
     Ok(())
 }
