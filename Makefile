@@ -61,6 +61,14 @@ bench-failover: ## Compares with Patroni on this machine; RUNS=5; writes bench/r
 	  PGCTL_TEST_PG_BINDIRS=$$servers target/release/bench-failover --patroni "$$patroni" \
 	    --runs $(or $(RUNS),5) $(BENCH_ARGS)
 
+.PHONY: bench-ddl
+bench-ddl: ## Measures what schema changes do to others, and linters; writes bench/results/ddl.json
+	@scripts/install-deps bench
+	@$(MAKE) --no-print-directory build
+	@servers=$$(scripts/test-servers) && squawk=$$(scripts/squawk-venv target/squawk) && \
+	  cargo build --release --locked --package lab --bin bench-ddl && \
+	  PGCTL_TEST_PG_BINDIRS=$$servers target/release/bench-ddl --squawk "$$squawk" $(BENCH_ARGS)
+
 .PHONY: install
 install: build ## Installs the programs and the systemd unit (DESTDIR, PREFIX and UNIT_DIR are respected)
 	install -D -m 755 target/release/pgctl-agent $(DESTDIR)$(PREFIX)/bin/pgctl-agent

@@ -363,3 +363,57 @@ async fn a_plan_is_tried_on_an_empty_copy_and_the_janitor_mends_what_others_left
     stage.scene.end().await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollout_ends_in_the_same_schema_however_often_the_agent_of_the_primary_is_killed() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut stage = Stage::set(&lab, "agents", &["straight", "broken"], CHANGE).await?;
+    stage.apply("straight", &[]).await?;
+    let straight = stage.until("done").await?;
+    stage.apply("broken", &["--detach", "--batch-ms", "5"]).await?;
+    let mut kills = 0_u32;
+    let begun = std::time::Instant::now();
+    // Between any two records, and in the middle of any statement: wherever it happens to be.
+    let broken = loop {
+        ensure!(begun.elapsed() < RECOVERY, "the rollout does not come to its end");
+        let status = stage.status().await?;
+        if status["rollout"]["phase"] == "done" {
+            break status;
+        }
+        ensure!(status["rollout"]["phase"] == "running", "{status}");
+        let Ok(primary) = stage.scene.cluster.primary().await else {
+            continue;
+        };
+        stage
+            .scene
+            .cluster
+            .node(&primary)
+            .signal_agent(nix::sys::signal::Signal::SIGKILL)?;
+        kills += 1;
+        // Long enough for the lease to run out every other time.
+        let node = stage.scene.cluster.node_mut(&primary);
+        if kills % 2 == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(900)).await;
+        }
+        wait_until("the agent is gone", RECOVERY, || async {
+            ensure!(node.agent_pid().is_none(), "it is there");
+            Ok(())
+        })
+        .await?;
+        node.start().await?;
+        // Some steps have to get through for the next kill to meet another.
+        tokio::time::sleep(std::time::Duration::from_millis(150 * u64::from(kills))).await;
+    };
+    ensure!(
+        kills > 1,
+        "only {kills} agents were killed: this run shows nothing"
+    );
+    stage.changed("broken").await?;
+    ensure!(
+        broken["rollout"]["fingerprint"] == straight["rollout"]["fingerprint"],
+        "the schemas differ: {broken} and {straight}"
+    );
+    println!("{kills} agents were killed on the way");
+    stage.scene.end().await?;
+    Ok(())
+}
