@@ -162,7 +162,12 @@ pub trait SchemaServer: Send + Sync + 'static {
 
 /// A server to try things on. It ends when it is dropped, and leaves nothing.
 pub trait ScratchServer: Send + Sync {
-    fn open<'a>(&'a self, settings: &'a [&'a str]) -> BoxFuture<'a, Result<Box<dyn SqlSession>, SqlError>>;
+    /// A session of its superuser, or of the role that carries schema changes out, which has to be made first.
+    fn open<'a>(
+        &'a self,
+        role: SqlRole,
+        settings: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Box<dyn SqlSession>, SqlError>>;
 }
 
 /// What is copied.

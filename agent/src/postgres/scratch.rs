@@ -2,9 +2,10 @@
 //! vanishes with the value that stands for it.
 
 use super::Instance;
+use super::hba::AGENT_ROLE;
 use super::schema_server::not_opened;
 use super::session::Session;
-use crate::ports::{ScratchServer, SqlError, SqlSession};
+use crate::ports::{ScratchServer, SqlError, SqlRole, SqlSession};
 use futures::future::BoxFuture;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
@@ -24,6 +25,7 @@ pub(super) struct Scratch {
     process: Postmaster,
     _folder: Folder,
     socket_dir: PathBuf,
+    rollout_role: Option<String>,
 }
 
 struct Postmaster(Child);
@@ -120,6 +122,7 @@ pub(super) async fn start(instance: &Instance) -> Result<Scratch, String> {
     let scratch = Scratch {
         process: Postmaster(process),
         socket_dir: folder.0.clone(),
+        rollout_role: instance.config().rollout_role.clone(),
         _folder: folder,
     };
     scratch.ready().await?;
@@ -162,8 +165,11 @@ fn folder(instance: &Instance) -> Result<Folder, String> {
 fn write_access(instance: &Instance, data: &Path) -> Result<(), String> {
     let name = &instance.account().name;
     for (file, text) in [
-        ("pg_hba.conf", "local all postgres peer map=pgctl\n".to_owned()),
-        ("pg_ident.conf", super::hba::identities(name, None)),
+        ("pg_hba.conf", "local all all peer map=pgctl\n".to_owned()),
+        (
+            "pg_ident.conf",
+            super::hba::identities(name, instance.config().rollout_role.as_deref()),
+        ),
     ] {
         let path = data.join(file);
         std::fs::write(&path, text)
@@ -176,7 +182,7 @@ impl Scratch {
     async fn ready(&self) -> Result<(), String> {
         let begun = Instant::now();
         loop {
-            match self.connect(&[]).await {
+            match self.connect(AGENT_ROLE, &[]).await {
                 Ok(_) => return Ok(()),
                 Err(error) if begun.elapsed() > READY_WITHIN => {
                     return Err(format!("the scratch server did not come up: {error}"));
@@ -186,13 +192,13 @@ impl Scratch {
         }
     }
 
-    async fn connect(&self, settings: &[&str]) -> Result<Session, SqlError> {
+    async fn connect(&self, role: &str, settings: &[&str]) -> Result<Session, SqlError> {
         let options: Vec<String> = settings.iter().map(|setting| format!("-c {setting}")).collect();
         let mut libpq = tokio_postgres::Config::new();
         libpq
             .host_path(&self.socket_dir)
             .port(PORT)
-            .user("postgres")
+            .user(role)
             .dbname("postgres")
             .options(options.join(" "));
         let to = format!("the scratch server {}", self.process.0.id());
@@ -203,9 +209,17 @@ impl Scratch {
 }
 
 impl ScratchServer for Scratch {
-    fn open<'a>(&'a self, settings: &'a [&'a str]) -> BoxFuture<'a, Result<Box<dyn SqlSession>, SqlError>> {
+    fn open<'a>(
+        &'a self,
+        role: SqlRole,
+        settings: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Box<dyn SqlSession>, SqlError>> {
         Box::pin(async move {
-            let session = self.connect(settings).await?;
+            let role = match (role, &self.rollout_role) {
+                (SqlRole::Rollout, Some(role)) => role,
+                _ => AGENT_ROLE,
+            };
+            let session = self.connect(role, settings).await?;
             Ok(Box::new(session) as Box<dyn SqlSession>)
         })
     }

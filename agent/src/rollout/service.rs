@@ -92,6 +92,8 @@ impl Wire for RolloutService {
     ) -> Result<Response<wire::SchemaReply>, Status> {
         let database = request.into_inner().database;
         let server = self.server_here()?;
+        // Names of tables and columns are told to those only who may change them.
+        self.permitted()?;
         let reply = schema::of(server.as_ref(), &database, self.node_name()).await;
         reply.map(Response::new).map_err(of_sql)
     }
@@ -102,7 +104,6 @@ impl Wire for RolloutService {
     ) -> Result<Response<wire::TraceReply>, Status> {
         let wire::TraceRequest { database, steps } = request.into_inner();
         let server = self.server_here()?;
-        // A statement can do to a server what its superuser may, also to one of its own: that is for those who may change schemas.
         self.permitted()?;
         let steps: Result<Vec<RolloutStep>, String> = steps.into_iter().map(convert::step).collect();
         let steps = steps.map_err(|why| refuse(Code::InvalidArgument, "bad-rollout", why, ""))?;
@@ -186,12 +187,12 @@ impl Wire for RolloutService {
     ) -> Result<Response<wire::JanitorReply>, Status> {
         let wire::JanitorRequest { database, repair } = request.into_inner();
         let server = self.server_here()?.as_ref();
+        self.permitted()?;
         let agent = Db::open(server, &database, SqlRole::Agent, &[])
             .await
             .map_err(of_sql)?;
         let mut leftovers = janitor::look(&agent).await.map_err(of_sql)?;
         if repair {
-            self.permitted()?;
             self.may_repair()?;
             let worker = Db::open(server, &database, SqlRole::Rollout, &["synchronous_commit=local"]).await;
             let worker = worker.map_err(of_sql)?;

@@ -1,8 +1,8 @@
 //! Statements tried on an empty copy of the schema, on a server of its own: which locks they take, which files they write anew,
 //! what they read from beginning to end. None of that depends on how many rows there are.
 
-use super::sql::{field, literal};
-use crate::ports::{SchemaServer, SqlError, SqlRows, SqlSession};
+use super::sql::{Db, field, literal, name};
+use crate::ports::{SchemaServer, SqlError, SqlRole, SqlRows, SqlSession};
 use agent_core::cluster::{RolloutStep, StepClass};
 use agent_core::rollout::strength;
 use proto::rollout as wire;
@@ -20,12 +20,22 @@ pub(super) async fn of(
     steps: &[RolloutStep],
 ) -> Result<Vec<wire::Traced>, String> {
     let dump = server.dump(database).await?;
-    let scratch = server.scratch().await?;
     let said = |error: SqlError| error.message;
-    let loader = scratch.open(&["check_function_bodies=off"]).await.map_err(said)?;
-    load(loader.as_ref(), &dump).await?;
+    let role = server.rollout_role().unwrap_or_default();
+    let rights = rights(server, database, role).await.map_err(said)?;
+    let scratch = server.scratch().await?;
+    let loader = scratch
+        .open(SqlRole::Agent, &["check_function_bodies=off"])
+        .await
+        .map_err(said)?;
+    load(loader.as_ref(), &dump, &rights.memberships).await?;
+    grant(loader.as_ref(), role, &rights).await.map_err(said)?;
+    // Not as a superuser: what a script may do there is what it may do in the cluster.
     let mut session = scratch
-        .open(&["client_min_messages=debug1", "check_function_bodies=off"])
+        .open(
+            SqlRole::Rollout,
+            &["client_min_messages=debug1", "check_function_bodies=off"],
+        )
         .await
         .map_err(said)?;
     let mut traced = Vec::new();
@@ -35,15 +45,58 @@ pub(super) async fn of(
     Ok(traced)
 }
 
+/// What the role that carries schema changes out may do in the cluster.
+struct Rights {
+    superuser: bool,
+    /// The roles that it is a member of.
+    memberships: Vec<String>,
+}
+
+async fn rights(server: &dyn SchemaServer, database: &str, role: &str) -> Result<Rights, SqlError> {
+    let agent = Db::open(server, database, SqlRole::Agent, &[]).await?;
+    let role = literal(role);
+    let superuser = agent
+        .truth(&format!("SELECT rolsuper FROM pg_roles WHERE rolname = {role}"))
+        .await?;
+    let sql = format!(
+        "SELECT r.rolname FROM pg_roles r JOIN pg_roles own ON own.rolname = {role} \
+         WHERE pg_has_role(own.oid, r.oid, 'MEMBER') AND r.oid <> own.oid AND NOT r.rolsuper AND NOT own.rolsuper"
+    );
+    let memberships = agent.rows(&sql).await?;
+    Ok(Rights {
+        superuser,
+        memberships: memberships.iter().map(|row| field(row, 0).to_owned()).collect(),
+    })
+}
+
+async fn grant(session: &dyn SqlSession, role: &str, rights: &Rights) -> Result<(), SqlError> {
+    let quoted = name(role);
+    let mut script = format!(
+        "{} ALTER ROLE {quoted} LOGIN; GRANT ALL ON DATABASE postgres TO {quoted};",
+        make_role(role)
+    );
+    if rights.superuser {
+        script.push_str(&format!(" ALTER ROLE {quoted} SUPERUSER;"));
+    }
+    for membership in &rights.memberships {
+        script.push_str(&format!(" GRANT {} TO {quoted};", name(membership)));
+    }
+    session.rows(&script).await.map(drop)
+}
+
+fn make_role(role: &str) -> String {
+    format!(
+        "DO $pgctl$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {0}) THEN \
+         EXECUTE format('CREATE ROLE %I', {0}); END IF; END $pgctl$;",
+        literal(role)
+    )
+}
+
 /// Loads a dump. Roles that it names are made first, without rights: it is theirs to own.
-async fn load(session: &dyn SqlSession, dump: &str) -> Result<(), String> {
+async fn load(session: &dyn SqlSession, dump: &str, memberships: &[String]) -> Result<(), String> {
     let mut script = String::new();
-    for role in roles(dump) {
-        script.push_str(&format!(
-            "DO $pgctl$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {0}) THEN \
-             EXECUTE format('CREATE ROLE %I', {0}); END IF; END $pgctl$;\n",
-            literal(&role)
-        ));
+    for role in roles(dump).iter().chain(memberships) {
+        script.push_str(&make_role(role));
     }
     // Newer versions of pg_dump frame their output with commands to psql.
     for line in dump

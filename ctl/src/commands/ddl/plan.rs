@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::output::{self, Format, bytes};
 use crate::session::Intent;
 use ddl::plan::Step;
-use proto::rollout::{TraceReply, TraceRequest, Traced};
+use proto::rollout::{SchemaReply, TraceReply, TraceRequest, Traced};
 use serde::Serialize;
 
 /// Shows the steps that a change would be carried out in, judged by the cluster's own schema and tried on an empty copy of it
@@ -84,6 +84,8 @@ struct ShownStep {
     error: String,
     not_traced: String,
     rewritten: bool,
+    /// What is going on in the cluster that the step would meet.
+    warnings: Vec<String>,
     findings: Vec<ShownFinding>,
     forecast: Forecast,
 }
@@ -98,7 +100,7 @@ struct ShownFinding {
 fn shown(planned: &Planned, trace: Option<&TraceReply>, database: &str) -> Shown {
     let steps = planned.steps.iter().enumerate().map(|(number, step)| {
         let traced = trace.and_then(|trace| trace.steps.get(number));
-        shown_step(step, traced, forecast::of(step, traced, &planned.schema))
+        shown_step(step, traced, &planned.schema)
     });
     Shown {
         name: planned.name.clone(),
@@ -110,7 +112,8 @@ fn shown(planned: &Planned, trace: Option<&TraceReply>, database: &str) -> Shown
     }
 }
 
-fn shown_step(step: &Step, traced: Option<&Traced>, forecast: Forecast) -> ShownStep {
+fn shown_step(step: &Step, traced: Option<&Traced>, schema: &SchemaReply) -> ShownStep {
+    let forecast = forecast::of(step, traced, schema);
     let claimed: std::collections::BTreeMap<String, String> = step.locks.iter().cloned().collect();
     let seen = traced.filter(|it| it.not_traced.is_empty() && it.error.is_empty());
     let mut differences = Vec::new();
@@ -150,6 +153,7 @@ fn shown_step(step: &Step, traced: Option<&Traced>, forecast: Forecast) -> Shown
         error: traced.map(|it| it.error.clone()).unwrap_or_default(),
         not_traced: traced.map(|it| it.not_traced.clone()).unwrap_or_default(),
         rewritten: step.rewritten,
+        warnings: warnings(step, schema),
         findings: step
             .findings
             .iter()
@@ -161,6 +165,21 @@ fn shown_step(step: &Step, traced: Option<&Traced>, forecast: Forecast) -> Shown
             .collect(),
         forecast,
     }
+}
+
+/// H81: a vacuum against wraparound is not cancelled by who waits for it.
+fn warnings(step: &Step, schema: &SchemaReply) -> Vec<String> {
+    let vacuumed = schema
+        .tables
+        .iter()
+        .filter(|table| table.wraparound_vacuum && step.locks.iter().any(|(name, _)| *name == table.table));
+    let said = vacuumed.map(|table| {
+        format!(
+            "a vacuum to prevent wraparound is at work on {}, and gives way to nobody (H81): the step waits for it",
+            table.table
+        )
+    });
+    said.collect()
 }
 
 fn text(shown: &Shown) -> String {
@@ -238,6 +257,9 @@ fn text(shown: &Shown) -> String {
         say("untraced", step.not_traced.clone());
         for difference in &step.differences {
             say("differs", difference.clone());
+        }
+        for warning in &step.warnings {
+            say("warning", warning.clone());
         }
         for finding in &step.findings {
             say(finding.rule, finding.message.clone());

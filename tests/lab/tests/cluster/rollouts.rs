@@ -402,7 +402,7 @@ async fn a_rollout_ends_in_the_same_schema_however_often_the_agent_of_the_primar
         .await?;
         node.start().await?;
         // Some steps have to get through for the next kill to meet another.
-        tokio::time::sleep(std::time::Duration::from_millis(150 * u64::from(kills))).await;
+        tokio::time::sleep(std::time::Duration::from_millis(400 * u64::from(kills))).await;
     };
     ensure!(
         kills > 1,
