@@ -68,6 +68,14 @@ bench-backup: ## Compares archiving, backup and restore with pgBackRest; ROUNDS=
 	@cargo build --release --locked --package bench-backup && \
 	  target/release/bench-backup --rounds $(or $(ROUNDS),5) $(BENCH_ARGS)
 
+.PHONY: bench-ddl
+bench-ddl: ## Measures what schema changes do to others, and linters; writes bench/results/ddl.json
+	@scripts/install-deps bench
+	@$(MAKE) --no-print-directory build
+	@servers=$$(scripts/test-servers) && squawk=$$(scripts/squawk-venv target/squawk) && \
+	  cargo build --release --locked --package lab --bin bench-ddl && \
+	  PGCTL_TEST_PG_BINDIRS=$$servers target/release/bench-ddl --squawk "$$squawk" $(BENCH_ARGS)
+
 .PHONY: install
 install: build ## Installs the programs and the systemd unit (DESTDIR, PREFIX and UNIT_DIR are respected)
 	install -D -m 755 target/release/pgctl-agent $(DESTDIR)$(PREFIX)/bin/pgctl-agent

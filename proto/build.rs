@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/control.proto",
         "proto/supervision.proto",
         "proto/archive.proto",
+        "proto/rollout.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
@@ -15,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // `pgctl -o json` prints these messages as they are, in an order that never changes.
         .type_attribute(".pgctl.control.v1", "#[derive(serde::Serialize)]")
         .type_attribute(".pgctl.archive.v1", "#[derive(serde::Serialize)]")
+        .type_attribute(".pgctl.rollout.v1", "#[derive(serde::Serialize)]")
         .btree_map(".pgctl.control.v1")
         .compile_fds(descriptors)?;
     Ok(())

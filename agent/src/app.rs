@@ -19,8 +19,9 @@ use crate::fencing::stonith::Stonith;
 use crate::fencing::watchdog::{Device, KernelWatchdog, LeaseSight, Watchdog};
 use crate::guard_command::GuardArguments;
 use crate::lease::{self, Fences, Lease};
-use crate::ports::{Consensus, Overview};
+use crate::ports::{Consensus, Overview, SchemaServer};
 use crate::postgres::{Credentials, Instance, InstanceConfig};
+use crate::rollout::{RolloutService, Rollouts};
 use crate::{hardening, incarnation, notify};
 use agent_core::cluster::{ClusterState, Command, Member, MemberKind, Secrets};
 use agent_core::health::{HealthSnapshot, Instants};
@@ -108,6 +109,7 @@ impl Agent<'_> {
         let supervision = Late::default();
         let control = Late::default();
         let archiving = Late::default();
+        let rolling = Late::default();
         let mut tasks = JoinSet::new();
         let services = Server::builder()
             .tcp_nodelay(true)
@@ -116,7 +118,8 @@ impl Agent<'_> {
             .add_service(peer_server(room.rpc()))
             .add_service(supervision.clone())
             .add_service(control.clone())
-            .add_service(archiving.clone());
+            .add_service(archiving.clone())
+            .add_service(rolling.clone());
         let incoming =
             tokio_stream::wrappers::TcpListenerStream::new(tokio::net::TcpListener::from_std(peer)?);
         let mut closing = stop.clone();
@@ -140,6 +143,9 @@ impl Agent<'_> {
         let archive = self.start_archive(server.as_ref().map(|(instance, _)| instance), &consensus)?;
         archiving.open(ArchiveServer::new(ArchiveService::new(archive)));
         let node = self.start_driver(clock, consensus, lease, server, guards, health, &stop, &mut tasks);
+        let rollouts = rollouts(&node);
+        rolling.open(RolloutService::server(rollouts.clone()));
+        run_task(&mut tasks, rollouts.run(stop.clone()));
         watchman::start(&node, stop.clone())
             .context("could not start the threads of the probes: raise the limit on threads")?;
         let coordinator = Coordinator::new(node.clone());
@@ -265,6 +271,7 @@ impl Agent<'_> {
             os_user: postgres.os_user.clone(),
             parameters: postgres.parameters.clone(),
             hba: postgres.hba.clone(),
+            rollout_role: self.config.rollout_role.clone(),
             archive_command: self.archive_command(postgres)?,
             state_dir: self.config.node.state_dir.clone(),
         };
@@ -438,6 +445,20 @@ impl Agent<'_> {
         }
         node
     }
+}
+
+/// Schema changes on this node's server, where it has one.
+fn rollouts(node: &Arc<Node>) -> Arc<Rollouts> {
+    let server = node
+        .server
+        .as_ref()
+        .map(|server| Arc::new(server.instance.clone()) as Arc<dyn SchemaServer>);
+    let standing = node.clone();
+    Rollouts::new(node.consensus.clone(), server, move || {
+        let epoch = standing.consensus.state().epoch;
+        let lease = standing.lease.status();
+        (standing.gate_open(epoch) && lease.epoch == epoch && lease.valid()).then_some(epoch)
+    })
 }
 
 fn run_task(tasks: &mut JoinSet<anyhow::Result<()>>, task: impl Future<Output = ()> + Send + 'static) {

@@ -16,6 +16,7 @@ pub mod notify;
 pub mod ports;
 pub mod postgres;
 pub mod probing;
+pub mod rollout;
 pub mod sealed;
 pub mod telemetry;
 pub mod wall_time;

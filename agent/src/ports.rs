@@ -121,6 +121,67 @@ pub trait BackupSource: Send + Sync + 'static {
     fn identity(&self) -> Option<(SystemId, bool)>;
 }
 
+/// Why a statement of a rollout gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SqlError {
+    /// The SQLSTATE; `None` where the connection broke or none could be had.
+    pub code: Option<String>,
+    /// What the server said, with its detail and hint.
+    pub message: String,
+}
+
+/// Rows as text, `None` for NULL.
+pub type SqlRows = Vec<Vec<Option<String>>>;
+
+/// A session for schema changes. Dropping it closes the connection; what runs in it may run on for a moment.
+pub trait SqlSession: Send + Sync {
+    /// Runs statements, as long as they take; the rows of all of them.
+    fn rows<'a>(&'a self, sql: &'a str) -> BoxFuture<'a, Result<SqlRows, SqlError>>;
+    /// The warnings (and below, where the session asks for them) that have come with the answers so far.
+    fn take_notices(&mut self) -> Vec<String>;
+}
+
+/// In whose name a session is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SqlRole {
+    /// The agent's own, which sees everything.
+    Agent,
+    /// The one that carries schema changes out.
+    Rollout,
+}
+
+/// What schema changes ask of the server beside the agent.
+pub trait SchemaServer: Send + Sync + 'static {
+    /// A session with a database. `settings` are `name=value`.
+    fn open<'a>(
+        &'a self,
+        database: &'a str,
+        role: SqlRole,
+        settings: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Box<dyn SqlSession>, SqlError>>;
+    /// The schema of a database, as `pg_dump --schema-only` writes it.
+    fn dump<'a>(&'a self, database: &'a str) -> BoxFuture<'a, Result<String, String>>;
+    /// An empty server of the same version that nobody else uses, until it is dropped.
+    fn scratch(&self) -> BoxFuture<'_, Result<Box<dyn ScratchServer>, String>>;
+    /// Such as 150018.
+    fn server_version(&self) -> u32;
+    /// The role that carries schema changes out; `None` where the configuration names none.
+    fn rollout_role(&self) -> Option<&str>;
+    /// WAL files that wait to be archived.
+    fn archive_queue(&self) -> u64;
+}
+
+/// A server to try things on. It ends when it is dropped, and leaves nothing.
+pub trait ScratchServer: Send + Sync {
+    /// A session of its superuser, or of the role that carries schema changes out, which has to be made first.
+    fn open<'a>(
+        &'a self,
+        role: SqlRole,
+        settings: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Box<dyn SqlSession>, SqlError>>;
+}
+
 /// What is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceFacts {

@@ -62,7 +62,16 @@ fn adapters_know_neither_each_other_nor_the_driver() {
     let forbidden = [
         (
             "agent/src/postgres",
-            vec!["consensus", "driver", "api", "lease", "fencing", "probing", "app"],
+            vec![
+                "consensus",
+                "driver",
+                "api",
+                "lease",
+                "fencing",
+                "probing",
+                "rollout",
+                "app",
+            ],
         ),
         (
             "agent/src/probing",
@@ -105,7 +114,21 @@ fn adapters_know_neither_each_other_nor_the_driver() {
                 "app",
             ],
         ),
-        ("agent/src/driver", vec!["api", "app", "config"]),
+        (
+            "agent/src/rollout",
+            vec![
+                "consensus",
+                "driver",
+                "api",
+                "lease",
+                "fencing",
+                "postgres",
+                "probing",
+                "archive",
+                "app",
+            ],
+        ),
+        ("agent/src/driver", vec!["api", "app", "config", "rollout"]),
         (
             "agent/src/api",
             vec!["consensus", "driver", "lease", "fencing", "postgres", "app"],

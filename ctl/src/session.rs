@@ -68,11 +68,21 @@ impl Session {
         intent: Intent,
         ask: impl AsyncFn(Client) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
+        self.call_over(intent, async |channel| ask(Client::new(channel)).await)
+            .await
+    }
+
+    /// The same for other services than the first: over the bare connection.
+    pub async fn call_over<T>(
+        &self,
+        intent: Intent,
+        ask: impl AsyncFn(Channel) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
         let mut tried = Tried::default();
         for endpoint in &self.endpoints {
             let answer = noticed(endpoint, async {
-                let client = self.connect(endpoint).await.map_err(Missed::NotSent)?;
-                let answer = tokio::time::timeout(self.timeout, ask(client)).await;
+                let channel = self.connect(endpoint).await.map_err(Missed::NotSent)?;
+                let answer = tokio::time::timeout(self.timeout, ask(channel)).await;
                 answer
                     .map_err(|_| Missed::Lost(format!("no answer within {} s", self.timeout.as_secs_f32())))?
                     .map_err(Missed::of)
@@ -118,7 +128,7 @@ impl Session {
         opened: &mut bool,
     ) -> Result<Result<Progress, Missed>, Failure> {
         let client = match self.connect(endpoint).await {
-            Ok(client) => client,
+            Ok(channel) => Client::new(channel),
             Err(text) => return Ok(Err(Missed::NotSent(text))),
         };
         let stream = match tokio::time::timeout(self.timeout, open(client)).await {
@@ -142,12 +152,12 @@ impl Session {
         }
     }
 
-    async fn connect(&self, endpoint: &str) -> Result<Client, String> {
+    async fn connect(&self, endpoint: &str) -> Result<Channel, String> {
         let target =
             Endpoint::from_shared(format!("http://{endpoint}")).map_err(|error| error.to_string())?;
         let target = target.connect_timeout(CONNECT);
         match tokio::time::timeout(CONNECT, target.connect()).await {
-            Ok(Ok(channel)) => Ok(Client::new(channel)),
+            Ok(Ok(channel)) => Ok(channel),
             Ok(Err(error)) => Err(cause(&error)),
             Err(_) => Err("no connection in time".to_owned()),
         }

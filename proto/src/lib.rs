@@ -19,3 +19,8 @@ pub mod supervision {
 pub mod archive {
     tonic::include_proto!("pgctl.archive.v1");
 }
+
+/// Schema changes that are carried out step by step.
+pub mod rollout {
+    tonic::include_proto!("pgctl.rollout.v1");
+}

@@ -15,6 +15,7 @@
 //! | [`lease`] | the two sides of the majority lease: holder and voter |
 //! | [`view`], [`vitals`] | observations: all that a decision may look at |
 //! | [`decide`] | what the cluster should commit next; what a node's PostgreSQL should do next |
+//! | [`rollout`] | what to do next for a schema change that is carried out step by step |
 //! | [`health`] | answers to the HTTP endpoints |
 //! | [`reason`] | the words in which the core explains itself |
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod ids;
 pub mod lease;
 pub mod pg;
 pub mod reason;
+pub mod rollout;
 pub mod sabotage;
 pub mod time;
 pub mod timing;

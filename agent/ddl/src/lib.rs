@@ -1,11 +1,12 @@
 //! What a schema change does to a running PostgreSQL, judged from its text: no server, no files, no clock.
 //!
 //! [`read`] makes the [`model`] of a script, [`catalog`] keeps what is known of the schema, [`verdict`] judges one
-//! statement, [`lint`] whole sets, [`report`] writes it down; [`rules`] explains.
+//! statement, [`lint`] whole sets, [`report`] writes it down; [`rules`] explains. [`plan`] makes steps of scripts.
 
 pub mod catalog;
 pub mod lint;
 pub mod model;
+pub mod plan;
 pub mod read;
 pub mod report;
 pub mod rules;

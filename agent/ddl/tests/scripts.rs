@@ -83,6 +83,65 @@ fn situations() {
     }
 }
 
+/// Every finding of a rule in a script, on a schema, by severity.
+fn said(setup: &str, sql: &str, rule: &str) -> usize {
+    let files = [("x.sql".to_owned(), sql.to_owned())];
+    let judged = lint(&files, schema(setup), &Options::default());
+    let findings = judged[0]
+        .statements
+        .iter()
+        .flat_map(|judged| &judged.verdict.findings);
+    findings.filter(|finding| finding.rule == rule).count()
+}
+
+#[test]
+fn what_only_company_or_a_catalogue_shows_is_said_once_and_only_then() {
+    let published = "CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION u FOR TABLE t;";
+    let parent = "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY, a int);";
+    let indexed = "CREATE TABLE t (id int PRIMARY KEY, a int); CREATE INDEX i ON t (a);";
+    for (rule, setup, sql, expected) in [
+        // No lock_timeout: said at the first statement that would make others queue.
+        (
+            "H76",
+            SCHEMA,
+            "ALTER TABLE t ADD c int; ALTER TABLE t ADD d int;",
+            1,
+        ),
+        (
+            "H76",
+            SCHEMA,
+            "SET lock_timeout = '1s'; ALTER TABLE t ADD c int;",
+            0,
+        ),
+        ("H76", SCHEMA, "CREATE INDEX CONCURRENTLY i ON t (a);", 0),
+        // What a rewrite does to standbys.
+        ("H78", SCHEMA, "ALTER TABLE t ALTER a TYPE bigint;", 1),
+        ("H78", SCHEMA, "ALTER TABLE t ADD c int;", 0),
+        // A subscriber does not know the column yet.
+        ("H79", published, "ALTER TABLE t ADD c int;", 1),
+        ("H79", SCHEMA, "ALTER TABLE t ADD c int;", 0),
+        // A key without an index, and an index twice.
+        (
+            "H80",
+            parent,
+            "ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES p NOT VALID;",
+            1,
+        ),
+        (
+            "H80",
+            parent,
+            "ALTER TABLE t ADD FOREIGN KEY (id) REFERENCES p NOT VALID;",
+            0,
+        ),
+        ("H80", indexed, "CREATE INDEX CONCURRENTLY j ON t (a);", 1),
+        ("H80", indexed, "CREATE INDEX CONCURRENTLY j ON t (a, id);", 0),
+        // Only a running server shows a vacuum: the plan says it, the linter never.
+        ("H81", SCHEMA, "ALTER TABLE t ALTER a TYPE bigint;", 0),
+    ] {
+        assert_eq!(said(setup, sql, rule), expected, "{rule}: {sql}");
+    }
+}
+
 #[test]
 fn what_cannot_be_read_is_said_with_its_line() {
     let file = judge("SELECT 1;\nSELEC 2;\n\\i other.sql\nSELECT 'never ends;\nDROP TABLE t;");

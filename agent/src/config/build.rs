@@ -36,6 +36,7 @@ pub(super) fn build(reader: &mut Reader) -> Option<(NodeConfig, Vec<String>)> {
     let http = http(reader, peer.as_ref());
     let fencing = super::fencing::fencing(reader);
     let repositories = super::archive::repositories(reader);
+    let rollout_role = rollout_role(reader);
     let bootstrap = bootstrap(reader);
     let log = log(reader);
     let config = NodeConfig {
@@ -49,6 +50,7 @@ pub(super) fn build(reader: &mut Reader) -> Option<(NodeConfig, Vec<String>)> {
         },
         fencing,
         repositories,
+        rollout_role,
         bootstrap,
         log: log?,
     };
@@ -308,6 +310,15 @@ fn hba(reader: &mut Reader) -> Vec<String> {
         }
     }
     lines
+}
+
+fn rollout_role(reader: &mut Reader) -> Option<String> {
+    let role = reader.text("rollout.role");
+    let wrong = |role: &str| role.is_empty() || role.len() > 63 || role.chars().any(char::is_control);
+    if role.as_deref().is_some_and(wrong) {
+        reader.not_allowed("rollout.role");
+    }
+    role
 }
 
 fn bootstrap(reader: &mut Reader) -> Settings {

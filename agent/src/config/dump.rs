@@ -93,6 +93,12 @@ fn effective(config: &NodeConfig) -> Vec<(String, toml::Value)> {
     values.push(("fencing.watchdog_timeout_s", toml::Value::Integer(timeout)));
     values.push(("fencing.devices", fencing::shown(&config.fencing.devices)));
     values.push(("archive.repositories", archive::shown(&config.repositories)));
+    values.extend(
+        config
+            .rollout_role
+            .as_deref()
+            .map(|role| ("rollout.role", text(role))),
+    );
     values.push(("log.level", text(&config.log.level)));
     let format = match config.log.format {
         LogFormat::Text => "text",

@@ -168,6 +168,14 @@ const KEYS: &[(&str, &str, &str, &str)] = &[
          Without one, archiving is left to the operator. Takes effect with the next start of the server.",
     ),
     (
+        "rollout.role",
+        "a role of the server's",
+        "none: schema changes are refused",
+        "The role in whose name `pgctl ddl apply` changes schemas: the agent logs in as it over the Unix socket. Whoever reaches \
+         the agent's gRPC port can do with it what it may do, so give it no more than it needs (the owner of the \
+         application's tables, no superuser), and keep that port to yourself. The same on every node.",
+    ),
+    (
         "log.level",
         "error, warn, info, debug, trace, or tracing directives",
         "info",

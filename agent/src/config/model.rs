@@ -27,6 +27,8 @@ pub struct NodeConfig {
     pub fencing: Fencing,
     /// `[[archive.repositories]]`: WAL and backups go into each of them.
     pub repositories: Vec<RepositoryConfig>,
+    /// `[rollout]`: the role that carries schema changes out; `None`: nobody may.
+    pub rollout_role: Option<String>,
     /// `[log]`
     pub log: Log,
 }

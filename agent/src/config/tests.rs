@@ -394,7 +394,8 @@ fn a_dump_is_a_valid_file_that_means_the_same() {
 
 #[test]
 fn a_dump_shows_every_key_that_is_declared() {
-    let loaded = read(&changed("hba", "os_user = \"pg\"\nbin_dir = \"/usr/bin\"\nhba")).expect("valid");
+    let full = changed("hba", "os_user = \"pg\"\nbin_dir = \"/usr/bin\"\nhba");
+    let loaded = read(&format!("{full}\n[rollout]\nrole = \"app\"\n")).expect("valid");
     let declared: Vec<String> = keys::all()
         .into_iter()
         .map(|key| key.name)

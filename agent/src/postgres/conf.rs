@@ -128,10 +128,14 @@ impl Instance {
 
     fn write_access_rules(&self) -> Result<bool, PgError> {
         let (data_dir, account) = (&self.config().data_dir, self.account());
+        let rollout = self.config().rollout_role.as_deref();
         let mut changed = false;
         for (name, block) in [
-            ("pg_hba.conf", hba::rules(&self.credentials(), &self.config().hba)),
-            ("pg_ident.conf", hba::identities(&account.name)),
+            (
+                "pg_hba.conf",
+                hba::rules(&self.credentials(), rollout, &self.config().hba),
+            ),
+            ("pg_ident.conf", hba::identities(&account.name, rollout)),
         ] {
             let path = data_dir.join(name);
             let content = match std::fs::read_to_string(&path) {

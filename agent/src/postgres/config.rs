@@ -34,6 +34,8 @@ pub struct InstanceConfig {
     pub parameters: BTreeMap<String, String>,
     /// The operator's lines for `pg_hba.conf`; none means `host all all all scram-sha-256`.
     pub hba: Vec<String>,
+    /// The role that carries schema changes out; `None`: nobody may.
+    pub rollout_role: Option<String>,
     /// What the server runs to archive a segment; `None` where archiving is left to the operator.
     pub archive_command: Option<String>,
     /// The agent's own directory: transcripts of the programs it ran, and marks of jobs that must not be forgotten.

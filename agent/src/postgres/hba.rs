@@ -11,8 +11,8 @@ const END: &str = "# <<< pgctl-agent";
 pub const AGENT_ROLE: &str = "postgres";
 
 /// The lines for `pg_hba.conf`. The first match decides, so ours come first: nothing the operator writes can lock the
-/// agents out, nor let the replication role in without its password.
-pub fn rules(credentials: &Credentials, operator: &[String]) -> String {
+/// agents out, nor let the replication role in without its password. `rollout`: the role that carries schema changes out.
+pub fn rules(credentials: &Credentials, rollout: Option<&str>, operator: &[String]) -> String {
     let replication = quote_name(&credentials.replication_user);
     let rewind = quote_name(&credentials.rewind_user);
     let mut block = format!(
@@ -21,6 +21,9 @@ pub fn rules(credentials: &Credentials, operator: &[String]) -> String {
          host replication {replication} all scram-sha-256\n\
          host all {rewind} all scram-sha-256\n"
     );
+    if let Some(role) = rollout.filter(|role| *role != AGENT_ROLE) {
+        block.push_str(&format!("local all {} peer map=pgctl\n", quote_name(role)));
+    }
     if operator.is_empty() {
         block.push_str("host all all all scram-sha-256\n");
     }
@@ -31,8 +34,8 @@ pub fn rules(credentials: &Credentials, operator: &[String]) -> String {
     block
 }
 
-/// The lines for `pg_ident.conf`: the server's user, the agent's and root are the agent.
-pub fn identities(server_user: &str) -> String {
+/// The lines for `pg_ident.conf`: the server's user, the agent's and root are the agent, and whoever carries schema changes out.
+pub fn identities(server_user: &str, rollout: Option<&str>) -> String {
     let own = nix::unistd::User::from_uid(nix::unistd::Uid::effective())
         .ok()
         .flatten();
@@ -43,6 +46,9 @@ pub fn identities(server_user: &str) -> String {
     users.iter().fold(String::new(), |mut lines, user| {
         // Writing to a string cannot fail.
         let _ = writeln!(lines, "pgctl {} {AGENT_ROLE}", quote_name(user));
+        if let Some(role) = rollout.filter(|role| *role != AGENT_ROLE) {
+            let _ = writeln!(lines, "pgctl {} {}", quote_name(user), quote_name(role));
+        }
         lines
     })
 }
@@ -92,7 +98,16 @@ mod tests {
             rewind_user: "rewind".to_owned(),
             rewind_password: "y".to_owned(),
         };
-        let rules = rules(&credentials, &["local all all reject".to_owned()]);
+        let rules = rules(
+            &credentials,
+            Some("own\"er"),
+            &["local all all reject".to_owned()],
+        );
+        let own = rules.find("local all \"own\"\"er\" peer map=pgctl\n");
+        assert!(own < rules.find("local all all reject"), "{rules}");
+        assert!(own.is_some(), "{rules}");
+        let lines = identities("postgres", Some("owner"));
+        assert!(lines.contains("pgctl \"postgres\" \"owner\"\n"), "{lines}");
         assert!(rules.starts_with("local all postgres peer map=pgctl\n"));
         assert!(rules.ends_with("local all all reject\n"));
         assert!(

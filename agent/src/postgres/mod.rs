@@ -16,6 +16,7 @@
 //! | `lifecycle`, `reload`, `standby`, `promote` | start, stop, configure, cut off, promote |
 //! | `epoch_row`, `roles`, `slots` | what the agents keep in the database |
 //! | `backup_source` | what the archive reads for a base backup |
+//! | `schema_server`, `scratch` | what schema changes need: sessions, the schema as SQL, an empty server to try them on |
 //! | `program`, `initdb`, `base_backup`, `rewind`, `fork_point`, `aside` | making, copying and mending data directories |
 //!
 //! *Invariant:* a server is only ever started as a standby; [`Instance::promote`] is the one way to a primary.
@@ -54,6 +55,8 @@ mod pulse;
 mod reload;
 mod rewind;
 mod roles;
+mod schema_server;
+mod scratch;
 mod session;
 mod slots;
 mod source;

@@ -116,15 +116,7 @@ impl Session {
         let messages = self
             .bounded(doing, deadline, self.client.simple_query(sql))
             .await?;
-        let rows = messages.into_iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(
-                (0..row.len())
-                    .map(|column| row.get(column).map(str::to_owned))
-                    .collect(),
-            ),
-            _ => None,
-        });
-        Ok(rows.collect())
+        Ok(text_rows(messages))
     }
 
     pub async fn prepare(
@@ -145,6 +137,19 @@ impl Session {
     ) -> Result<Row, PgError> {
         self.bounded(doing, deadline, self.client.query_one(statement, parameters))
             .await
+    }
+
+    /// All rows, as text, as long as it takes; the server's own error.
+    pub async fn answer(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, tokio_postgres::Error> {
+        let messages = self.client.simple_query(sql).await?;
+        Ok(text_rows(messages))
+    }
+
+    /// Everything that the server has said of its own accord so far.
+    pub fn take_notices(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.notices.try_recv().ok())
+            .map(|notice| format!("{}: {}", notice.severity(), notice.message()))
+            .collect()
     }
 
     /// The warnings that have come with the answers so far.
@@ -186,8 +191,20 @@ impl Session {
     }
 }
 
+fn text_rows(messages: Vec<SimpleQueryMessage>) -> Vec<Vec<Option<String>>> {
+    let rows = messages.into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(
+            (0..row.len())
+                .map(|column| row.get(column).map(str::to_owned))
+                .collect(),
+        ),
+        _ => None,
+    });
+    rows.collect()
+}
+
 /// What an error says, with the detail and the hint that the server gave.
-fn said(error: &tokio_postgres::Error) -> String {
+pub(super) fn said(error: &tokio_postgres::Error) -> String {
     let Some(answer) = error.as_db_error() else {
         let cause = std::error::Error::source(error).map(|source| format!(": {source}"));
         return format!("{error}{}", cause.unwrap_or_default());
@@ -235,16 +252,12 @@ impl Instance {
             .await
     }
 
-    /// A fresh session of the agent's over the unix socket, with more `settings` in its startup packet.
-    pub(super) async fn session(&self, settings: &[&str], deadline: Duration) -> Result<Session, PgError> {
-        let config = self.config();
+    /// Settings that would end or delay a session of the agent's by itself, turned off.
+    pub(super) fn untroubled(&self) -> Vec<&'static str> {
         let mut startup = vec![
-            "search_path=pg_catalog",
             "statement_timeout=0",
             "lock_timeout=0",
             "idle_in_transaction_session_timeout=0",
-            "log_statement=none",
-            "log_min_duration_statement=-1",
             "jit=off",
         ];
         if self.major() >= 14 {
@@ -253,15 +266,43 @@ impl Instance {
         if self.major() >= 17 {
             startup.push("transaction_timeout=0");
         }
+        startup
+    }
+
+    /// A fresh session of the agent's over the unix socket, with more `settings` in its startup packet.
+    pub(super) async fn session(&self, settings: &[&str], deadline: Duration) -> Result<Session, PgError> {
+        let mut startup = vec![
+            "search_path=pg_catalog",
+            "log_statement=none",
+            "log_min_duration_statement=-1",
+        ];
+        startup.extend(self.untroubled());
         startup.extend(settings);
-        let options: Vec<String> = startup.iter().map(|setting| format!("-c {setting}")).collect();
+        self.session_as(AGENT_ROLE, DATABASE, APPLICATION, &startup, deadline)
+            .await
+    }
+
+    /// A session of some role with some database, with these settings in its startup packet.
+    pub(super) async fn session_as(
+        &self,
+        role: &str,
+        database: &str,
+        application: &str,
+        settings: &[&str],
+        deadline: Duration,
+    ) -> Result<Session, PgError> {
+        let config = self.config();
+        let options: Vec<String> = settings
+            .iter()
+            .map(|setting| format!("-c {}", setting.replace('\\', "\\\\").replace(' ', "\\ ")))
+            .collect();
         let mut libpq = Config::new();
         libpq
             .host_path(&config.socket_dir)
             .port(config.port)
-            .user(AGENT_ROLE)
-            .dbname(DATABASE)
-            .application_name(APPLICATION)
+            .user(role)
+            .dbname(database)
+            .application_name(application)
             .options(options.join(" "));
         let to = config
             .socket_dir

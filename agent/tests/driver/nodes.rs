@@ -223,6 +223,7 @@ fn start_node(
         os_user: None,
         parameters: BTreeMap::from([("shared_buffers".to_owned(), "32MB".to_owned())]),
         hba: vec!["host all all all trust".to_owned()],
+        rollout_role: None,
         archive_command: None,
         state_dir: state_dir.clone(),
     };

@@ -107,6 +107,7 @@ impl Bench {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
             hba: Vec::new(),
+            rollout_role: None,
             archive_command: None,
             state_dir: home.join("state"),
         }

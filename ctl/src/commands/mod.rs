@@ -75,8 +75,8 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Wal(args) => wal::run(&globals(), &args).await,
         Command::Repo(args) => repo::run(&globals(), &args).await,
         Command::Restore(args) => restore::run(cli.output, &args).await,
-        // Its exit codes are a linter's, and it asks no agent.
-        Command::Ddl(args) => return ddl::run(cli.output, &args),
+        // The linter has exit codes of its own, and asks no agent.
+        Command::Ddl(args) => return ddl::run(&globals(), &args).await,
         Command::Dsn(args) => dsn::run(&frame()?, &args).await,
         Command::Context(args) => context::run(cli.output, &args),
         Command::Completions(args) => completions::run(&args),

@@ -1,6 +1,7 @@
 //! The program itself against agents that answer from a script: what it prints, and with which code it ends.
 
 mod agent;
+mod lint;
 
 use agent::*;
 use proto::control::{Cluster, Event, FailoverRisk};

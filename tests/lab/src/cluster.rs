@@ -29,6 +29,7 @@ pub struct ClusterBuilder {
     sync_mode: String,
     parameters: BTreeMap<String, String>,
     archive: toml::Table,
+    rollout: toml::Table,
 }
 
 impl ClusterBuilder {
@@ -88,6 +89,12 @@ impl ClusterBuilder {
         if let Some(toml::Value::Array(all)) = self.archive.get_mut("repositories") {
             all.push(entry.into());
         }
+        self
+    }
+
+    /// Schema changes are carried out in the name of that role.
+    pub fn rollout_role(mut self, role: &str) -> Self {
+        self.rollout.insert("role".to_owned(), role.into());
         self
     }
 
@@ -151,6 +158,7 @@ impl ClusterBuilder {
                 postgres,
                 fencing: fencing(&self.lab),
                 archive: self.archive.clone(),
+                rollout: self.rollout.clone(),
                 bootstrap: BootstrapSection {
                     timing: self.timing.clone(),
                     sync_mode: self.sync_mode.clone(),
@@ -194,6 +202,7 @@ impl Cluster {
             witnesses: 0,
             bin_dir: None,
             archive: toml::Table::new(),
+            rollout: toml::Table::new(),
             timing: "default".to_owned(),
             sync_mode: "quorum".to_owned(),
             parameters: parameters

@@ -26,6 +26,9 @@ pub struct NodeConfig {
     /// `[archive]`, as it stands in the file.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub archive: toml::Table,
+    /// `[rollout]`, as it stands in the file.
+    #[serde(skip_serializing_if = "toml::Table::is_empty")]
+    pub rollout: toml::Table,
     /// Used once, when the cluster is created.
     pub bootstrap: BootstrapSection,
 }
@@ -131,6 +134,7 @@ mod tests {
             postgres: None,
             fencing: toml::Table::new(),
             archive: toml::Table::new(),
+            rollout: toml::Table::new(),
             bootstrap: BootstrapSection {
                 timing: "default".to_owned(),
                 sync_mode: "quorum".to_owned(),

@@ -196,6 +196,7 @@ impl ClusterState {
             Command::FenceNode { node, reason, at, .. } => self.fence_node(*node, reason, *at),
             Command::UnfenceNode { node, at, .. } => self.unfence_node(*node, *at),
             Command::RecordStonith { proof, .. } => self.record_stonith(proof),
+            Command::Rollout { request, act, at } => self.rollout(request.as_ref(), act, *at),
             Command::Note { kind, text, at } => {
                 self.record(*at, kind, text.clone());
                 Ok(Applied::Done)
@@ -567,7 +568,7 @@ impl Command {
             | Command::UnfenceNode { request, .. }
             | Command::StartSwitchover { request, .. }
             | Command::OrderFailover { request, .. } => Some(request),
-            Command::RecordStonith { request, .. } => request.as_ref(),
+            Command::RecordStonith { request, .. } | Command::Rollout { request, .. } => request.as_ref(),
             Command::Found { .. }
             | Command::AnnounceMember { .. }
             | Command::VotersSettled { .. }

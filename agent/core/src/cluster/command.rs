@@ -147,6 +147,12 @@ pub enum Command {
         request: Option<RequestId>,
         proof: Box<StonithProof>,
     },
+    /// Something happens to a rollout. `request`: an operator's.
+    Rollout {
+        request: Option<RequestId>,
+        act: Box<super::RolloutAct>,
+        at: WallTime,
+    },
 }
 
 /// Why an epoch was granted.
@@ -241,6 +247,7 @@ impl Command {
             | Command::DropFailoverOrder { at, .. }
             | Command::FenceNode { at, .. }
             | Command::UnfenceNode { at, .. }
+            | Command::Rollout { at, .. }
             | Command::Note { at, .. } => *at = now,
             Command::ChangeEpoch(change) => change.at = now,
             Command::RecordStonith { proof, .. } => proof.at = now,

@@ -15,6 +15,8 @@ pub mod gate;
 mod numbers;
 mod orders;
 mod risk;
+mod rollout;
+mod rollout_acts;
 mod settings;
 mod settings_keys;
 mod state;
@@ -27,6 +29,10 @@ pub use command::{Cause, Command, EpochChange, Release};
 pub(crate) use fencing::own_word;
 pub use fencing::{HandFence, StonithMode, StonithProof};
 pub use risk::{FailoverRisk, failover_risk};
+pub use rollout::{
+    PastRollout, ROLLOUT_BYTES_MAX, ROLLOUT_STEPS_MAX, Rollout, RolloutAct, RolloutLimits, RolloutPhase,
+    RolloutPlan, RolloutStep, Rollouts, StepClass, StepIntent, StepReport,
+};
 pub use settings::{Settings, SettingsError, SyncMode};
 pub use settings_keys::{AssignError, SETTING_KEYS, SettingKey, sync_mode_name};
 pub use state::{

@@ -322,6 +322,7 @@ fn any_command() -> impl Strategy<Value = Command> {
             .prop_map(move |(request, node)| Command::UnfenceNode { request, node, at }),
         2 => (proptest::option::of(any_request()), any_proof())
             .prop_map(|(request, proof)| Command::RecordStonith { request, proof: Box::new(proof) }),
+        6 => crate::rollout::any_act(),
     ]
 }
 

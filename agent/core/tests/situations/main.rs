@@ -8,4 +8,5 @@ mod fixtures;
 mod gate;
 mod mangled_reports;
 mod node;
+mod rollout;
 mod stonith;

@@ -8,7 +8,7 @@ mod type_name;
 
 pub use act::{Act, AlteredKind, DomainAct, DroppedKind, IndexAct, ReindexTarget, SequenceAct, TypeAct};
 pub use expr::Expr;
-pub use name::Name;
+pub use name::{Name, quote};
 pub use table::{Column, Constraint, ConstraintKind, Generated, TableAction, TablePart};
 pub use type_name::TypeName;
 

@@ -7,9 +7,12 @@ mod constraint;
 mod create;
 mod names;
 mod other;
+mod pieces;
 mod statement;
 mod syntax;
 mod words;
+
+pub use pieces::{IndexParts, UpdateParts, index_parts, update_parts};
 
 use crate::model::{Act, Statement};
 use crate::text::{Comment, Piece, PieceKind, split};

@@ -324,8 +324,8 @@ impl Judge<'_> {
         let must_scan = !(proving || is_default && self.catalog.descendants(table).is_empty());
         if proving && !self.catalog.fresh(&child) {
             let message = format!(
-                "{child} is left unread only if its CHECK says no less than the bound, which is not compared here. On an \
-                 empty copy, with client_min_messages = debug1, the server tells whether it is implied."
+                "{child} is left unread only if its CHECK says no less than the bound, which is not compared here. `pgctl \
+                 ddl plan` tries it on an empty copy: then the server says whether it is implied."
             );
             self.find(table, "H56", Severity::Advice, message, String::new());
         }

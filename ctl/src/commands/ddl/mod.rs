@@ -1,19 +1,29 @@
 //! `pgctl ddl`: schema changes.
 
+mod agents;
+mod apply;
 mod files;
+mod forecast;
+mod janitor;
 mod lint;
+mod plan;
+mod planning;
+mod rollout;
 
+use crate::cli::Globals;
 use crate::failure::Failure;
-use crate::output::Format;
 use clap::Subcommand;
 use std::process::ExitCode;
 
-/// Judges schema changes: which locks, rewrites and scans they mean, and how to do them more safely
+/// Judges schema changes, plans them on the cluster's own schema, and carries them out step by step
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   pgctl ddl lint migrations/
-  pgctl ddl lint --schema schema.sql 0042_add_index.sql")]
+  pgctl ddl plan --database app 0042_orders.sql
+  pgctl ddl apply --database app 0042_orders.sql
+  pgctl ddl status
+  pgctl ddl janitor --database app")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -22,10 +32,27 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Lint(lint::Args),
+    Plan(plan::Args),
+    Apply(apply::Args),
+    Status(rollout::StatusArgs),
+    Pause(rollout::PauseArgs),
+    Resume(rollout::ResumeArgs),
+    Abort(rollout::AbortArgs),
+    History(rollout::HistoryArgs),
+    Janitor(janitor::Args),
 }
 
-pub fn run(format: Format, args: &Args) -> Result<ExitCode, Failure> {
-    match &args.verb {
-        Verb::Lint(args) => lint::run(format, args),
-    }
+pub async fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    let done = match &args.verb {
+        Verb::Lint(args) => return lint::run(globals.output, args),
+        Verb::Plan(args) => plan::run(globals, args).await,
+        Verb::Apply(args) => apply::run(globals, args).await,
+        Verb::Status(_) => rollout::status(globals).await,
+        Verb::Pause(_) => rollout::direct(globals, "pause", false).await,
+        Verb::Resume(_) => rollout::direct(globals, "resume", false).await,
+        Verb::Abort(args) => rollout::abort(globals, args).await,
+        Verb::History(_) => rollout::history(globals).await,
+        Verb::Janitor(args) => janitor::run(globals, args).await,
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

@@ -16,6 +16,7 @@ mod orders;
 mod partition;
 mod rejoin;
 mod requests;
+mod rollouts;
 mod scene;
 mod settings;
 mod stalls;
