@@ -95,6 +95,17 @@ pub trait Overview: Send + Sync + 'static {
     fn explain_node(&self) -> Vec<Reason>;
 }
 
+/// What the server runs to archive its WAL and to fetch it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalCommands {
+    /// `archive_command`.
+    pub push: String,
+    /// `restore_command` of a standby that follows a primary: answered at once, and never in a way that ends its server.
+    pub follow: String,
+    /// `restore_command` of a rewind, which fails without the file that it asks for.
+    pub exact: String,
+}
+
 /// What the archive asks of the server beside it.
 pub trait BackupSource: Send + Sync + 'static {
     /// What a backup of it is a backup of.
@@ -107,6 +118,8 @@ pub trait BackupSource: Send + Sync + 'static {
     fn history_of(&self, timeline: TimelineId) -> Option<TimelineHistory>;
     /// Which database cluster it is, and whether its server is shutting down. Reads the control file only.
     fn identity(&self) -> Option<(SystemId, bool)>;
+    /// Bytes of a WAL segment, by the control file.
+    fn segment_bytes(&self) -> Option<u64>;
 }
 
 /// What is copied.

@@ -1,29 +1,35 @@
 //! The archive for `pgctl`.
 
 use super::backups::{self, Busy};
-use super::{Archive, ready};
-use crate::wall_time::now;
+use super::{Archive, local, ready, schedule};
+use crate::ports::Consensus;
+use crate::wall_time::{now, stamp};
 use proto::archive::archive_server::Archive as Wire;
 use proto::archive::{
-    ArchiveStatus, BackupProgress, CreateBackupRequest, RepositoryStatus, StatusRequest, SwitchWalReply,
-    SwitchWalRequest,
+    ArchiveStatus, BackupProgress, CreateBackupRequest, FetchWalRequest, RepositoryStatus, ScheduleReply, ScheduleRequest, StatusRequest,
+    SwitchWalReply, SwitchWalRequest, WalPiece,
 };
+use repository::WalName;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{BinaryMetadataValue, MetadataValue};
 use tonic::{Code, Request, Response, Status};
 
+/// Bytes of a message with WAL.
+const PIECE: usize = 256 << 10;
+
 /// Answers `pgctl`; `None` where no repository is configured.
 pub struct ArchiveService {
     archive: Option<Arc<Archive>>,
+    consensus: Arc<dyn Consensus>,
 }
 
 impl ArchiveService {
     /// A service over this node's archive.
     #[must_use]
-    pub fn new(archive: Option<Arc<Archive>>) -> ArchiveService {
-        ArchiveService { archive }
+    pub fn new(archive: Option<Arc<Archive>>, consensus: Arc<dyn Consensus>) -> ArchiveService {
+        ArchiveService { archive, consensus }
     }
 
     fn archive(&self) -> Result<&Arc<Archive>, Status> {
@@ -104,6 +110,8 @@ impl Wire for ArchiveService {
         let tally = archive.pusher.tally();
         let (last_archived, last_archived_at) = tally.last_archived.unzip();
         let (last_error, last_error_at) = tally.last_error.unzip();
+        let fetched = archive.fetcher.tally();
+        let (last_fetched, last_fetched_at) = fetched.last.unzip();
         let repositories = archive
             .doors
             .shown()
@@ -123,6 +131,11 @@ impl Wire for ArchiveService {
             already_there: tally.already_there,
             failed: tally.failed,
             quarantined: tally.quarantined,
+            fetched_from_peers: fetched.from_peers,
+            fetched_from_repositories: fetched.from_repositories,
+            last_fetched: last_fetched.unwrap_or_default(),
+            last_fetched_at_unix_ms: last_fetched_at,
+            fetch_error: fetched.error,
         }))
     }
 
@@ -130,5 +143,45 @@ impl Wire for ArchiveService {
         let lsn = self.archive()?.source.switch_wal().await;
         let lsn = lsn.map_err(|error| Status::new(Code::FailedPrecondition, error))?;
         Ok(Response::new(SwitchWalReply { lsn: lsn.to_string() }))
+    }
+
+    async fn schedule(&self, _: Request<ScheduleRequest>) -> Result<Response<ScheduleReply>, Status> {
+        Ok(Response::new(schedule::shown(&self.consensus.state(), stamp())))
+    }
+
+    type FetchWalStream = ReceiverStream<Result<WalPiece, Status>>;
+
+    async fn fetch_wal(
+        &self,
+        request: Request<FetchWalRequest>,
+    ) -> Result<Response<Self::FetchWalStream>, Status> {
+        let FetchWalRequest { cluster_id, name } = request.into_inner();
+        let archive = self.archive()?;
+        if cluster_id.is_empty() || cluster_id != (archive.sight)().cluster_id {
+            return Err(Status::permission_denied("the agent is of another cluster"));
+        }
+        let name = WalName::parse(&name).ok_or_else(|| Status::invalid_argument("no WAL has that name"))?;
+        let not_here = || Status::not_found(format!("{name} is not here, or not whole"));
+        let (system_id, _) = archive.source.identity().ok_or_else(not_here)?;
+        let gift = Arc::clone(&archive.gifts).acquire_owned().await;
+        let gift = gift.map_err(|error| Status::unavailable(error.to_string()))?;
+        let data_dir = archive.config.data_dir.clone();
+        let reading = tokio::task::spawn_blocking(move || local::to_give(&data_dir, name, system_id));
+        let found = reading.await.map_err(|error| Status::internal(error.to_string()))?;
+        let (content, hash) = found.ok_or_else(not_here)?;
+        let (tell, told) = mpsc::channel(2);
+        tokio::spawn(async move {
+            let _gift = gift;
+            for (index, piece) in content.chunks(PIECE).enumerate() {
+                let piece = WalPiece {
+                    content: piece.to_vec(),
+                    hash: if index == 0 { hash.clone() } else { String::new() },
+                };
+                if tell.send(Ok(piece)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(told)))
     }
 }

@@ -12,13 +12,14 @@ use crate::postgres::{Instance, ServerConf};
 use agent_core::cluster::SyncRule;
 use agent_core::decide::node::{Conf, NodeMemory};
 use agent_core::ids::{Epoch, NodeId};
+use agent_core::pg::Lsn;
 use agent_core::reason::Reason;
 use agent_core::time::MonoTime;
-use agent_core::view::{FenceReceipt, NodeReport, PgObservation};
+use agent_core::view::{ArchiveReport, FenceReceipt, NodeReport, PgObservation};
 use agent_core::vitals::Vitals;
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
@@ -36,6 +37,8 @@ pub struct Node {
     pub watchdog: Option<Watchdog>,
     /// The devices with which this node can turn others off.
     pub stonith: Stonith,
+    /// What its archive says, where there is one.
+    pub archive: OnceLock<watch::Receiver<ArchiveReport>>,
     /// The newest look at the server, and when it began.
     pub observed: watch::Sender<Option<(MonoTime, Arc<PgObservation>)>>,
     /// When the node's loop last came round.
@@ -89,6 +92,9 @@ pub(super) struct Desk {
     pub marks: MarksFile,
     /// Since when this standby has been streaming without a break.
     pub streaming_since: Option<MonoTime>,
+    /// Since when it has not been, although it should; how far its WAL reaches meanwhile.
+    pub without_stream_since: Option<MonoTime>,
+    pub reached: Option<Lsn>,
     /// The long job that is at work on the data directory.
     pub job: Option<String>,
     /// Errands under way beside the loop: each at most once at a time.
@@ -134,6 +140,7 @@ impl Node {
             kernel_lease: guards.kernel_lease,
             watchdog: guards.watchdog,
             stonith: guards.stonith,
+            archive: OnceLock::new(),
             observed: watch::channel(None).0,
             heartbeat: watch::channel(clock.now()).0,
             report_now: Notify::new(),
@@ -142,6 +149,8 @@ impl Node {
                 memory,
                 marks,
                 streaming_since: None,
+                without_stream_since: None,
+                reached: None,
                 job: None,
                 errands: BTreeSet::new(),
                 rewind_failures: (Epoch(0), 0),

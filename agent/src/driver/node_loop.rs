@@ -23,6 +23,8 @@ const SLOTS: Duration = Duration::from_secs(2);
 /// How long a standby must have been seen streaming at each look before that counts. A receiver whose WAL is gone on the
 /// primary shows itself as streaming for a moment each time that it tries.
 const STEADY: Duration = Duration::from_secs(3);
+/// For how long a standby that does not stream is watched closely.
+const CONNECTS: Duration = Duration::from_secs(10);
 /// How old another node's report may be.
 pub(super) const REPORT_FRESH: Duration = Duration::from_secs(3);
 
@@ -146,9 +148,14 @@ async fn turn(node: &Arc<Node>, server: &ServerSide, state: &ClusterState, pg: P
             | "no-lease-yet"
             | "server-not-free"
             | "job-at-work"
-            | "not-streaming"
     );
-    if moving {
+    // One that comes back by the archive may take hours.
+    let connecting = decision.rule == "not-streaming"
+        && node
+            .desk()
+            .without_stream_since
+            .is_some_and(|since| now.since(since) < CONNECTS);
+    if moving || connecting {
         sleep = sleep.min(BUSY);
     }
     for action in decision.actions {
@@ -257,14 +264,24 @@ fn remember(node: &Node, state: &ClusterState, pg: &PgObservation) {
             let steady = desk
                 .streaming_since
                 .is_some_and(|since| now.since(since) >= STEADY);
+            // One that replays what it fetches from the archive gets nearer without streaming.
+            let end = standby.position.lsn.max(standby.replay);
+            let nearer = desk.reached.replace(end).is_none_or(|before| end > before);
             if steady || standby.upstream.is_none() {
                 desk.memory.not_streaming_since = None;
+                desk.without_stream_since = None;
             } else {
+                desk.without_stream_since.get_or_insert(now);
+                if nearer {
+                    desk.memory.not_streaming_since = Some(now);
+                }
                 desk.memory.not_streaming_since.get_or_insert(now);
             }
         }
         _ => {
             desk.streaming_since = None;
+            desk.reached = None;
+            desk.without_stream_since = None;
             desk.memory.not_streaming_since = None;
         }
     }

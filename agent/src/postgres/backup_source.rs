@@ -170,4 +170,8 @@ impl BackupSource for Instance {
         );
         Some((control.file.system_id, stopping))
     }
+
+    fn segment_bytes(&self) -> Option<u64> {
+        Some(self.control_data().ok().flatten()?.segment_size)
+    }
 }

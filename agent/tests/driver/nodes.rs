@@ -211,7 +211,7 @@ fn start_node(
         os_user: None,
         parameters: BTreeMap::from([("shared_buffers".to_owned(), "32MB".to_owned())]),
         hba: vec!["host all all all trust".to_owned()],
-        archive_command: None,
+        wal_commands: None,
         state_dir: state_dir.clone(),
     };
     for folder in [&state_dir, &home.join("run"), &home.join("pg")] {

@@ -107,7 +107,7 @@ impl Bench {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
             hba: Vec::new(),
-            archive_command: None,
+            wal_commands: None,
             state_dir: home.join("state"),
         }
     }

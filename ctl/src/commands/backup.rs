@@ -2,6 +2,7 @@
 
 mod create;
 mod list;
+mod schedule;
 
 use crate::cli::Globals;
 use crate::failure::Failure;
@@ -16,7 +17,9 @@ Examples:
   pgctl backup create --node n3 --max-rate-mb 50
   pgctl backup list
   pgctl backup show 20261121T074242Z-3f2a
-  pgctl backup list --config repository.toml --cluster demo    # with no agent left")]
+  pgctl backup list --config repository.toml --cluster demo    # with no agent left
+  pgctl config set backup_schedule='0 2 * * *'                 # each night at two, UTC
+  pgctl backup schedule show")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -43,12 +46,33 @@ enum Verb {
         #[command(flatten)]
         which: Which,
     },
+    /// What is done by itself: when it is due, who is at it, and how it ended
+    #[command(after_help = "\
+Examples:
+  pgctl backup schedule show
+  pgctl config set backup_schedule='every 6h' backup_window_minutes=120
+  pgctl config set backup_schedule='0 2 * * sun' drill_schedule='0 6 * * sun'
+  pgctl config set backup_schedule=''                          # none any more")]
+    Schedule {
+        #[command(subcommand)]
+        verb: ScheduleVerb,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ScheduleVerb {
+    /// Shows it; the settings backup_schedule and drill_schedule say when
+    #[command(after_help = "Examples:\n  pgctl backup schedule show\n  pgctl backup schedule show -o json")]
+    Show,
 }
 
 pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     match &args.verb {
         Verb::Create(args) => create::run(globals, args).await,
         Verb::List { which } => list::list(globals.output, which).await,
+        Verb::Schedule {
+            verb: ScheduleVerb::Show,
+        } => schedule::show(globals).await,
         Verb::Show { id, which } => list::show(globals.output, which, id).await,
     }
 }

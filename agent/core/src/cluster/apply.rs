@@ -196,6 +196,7 @@ impl ClusterState {
             Command::FenceNode { node, reason, at, .. } => self.fence_node(*node, reason, *at),
             Command::UnfenceNode { node, at, .. } => self.unfence_node(*node, *at),
             Command::RecordStonith { proof, .. } => self.record_stonith(proof),
+            Command::Duty(change) => self.change_duty(change),
             Command::Note { kind, text, at } => {
                 self.record(*at, kind, text.clone());
                 Ok(Applied::Done)
@@ -520,7 +521,8 @@ impl ClusterState {
             version: settings.version.saturating_add(1),
             ..settings.clone()
         };
-        self.settings = changed;
+        let before = std::mem::replace(&mut self.settings, changed);
+        self.reschedule(&before, at);
         self.record(
             at,
             "settings-changed",
@@ -580,6 +582,7 @@ impl Command {
             | Command::StopForSwitchover { .. }
             | Command::EndSwitchover { .. }
             | Command::DropFailoverOrder { .. }
+            | Command::Duty(_)
             | Command::Note { .. } => None,
         }
     }

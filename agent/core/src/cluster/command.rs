@@ -1,4 +1,4 @@
-use super::{Member, Secrets, Settings, StonithProof, SyncRule};
+use super::{DutyChange, Member, Secrets, Settings, StonithProof, SyncRule};
 use crate::ids::{Epoch, NodeId, RequestId};
 use crate::pg::{Lsn, Position, SystemId, TimelineId};
 use crate::time::WallTime;
@@ -147,6 +147,8 @@ pub enum Command {
         request: Option<RequestId>,
         proof: Box<StonithProof>,
     },
+    /// Scheduled work is claimed, sealed, ended or given up.
+    Duty(Box<DutyChange>),
 }
 
 /// Why an epoch was granted.
@@ -244,6 +246,7 @@ impl Command {
             | Command::Note { at, .. } => *at = now,
             Command::ChangeEpoch(change) => change.at = now,
             Command::RecordStonith { proof, .. } => proof.at = now,
+            Command::Duty(change) => change.stamp(now),
             Command::Found { .. } | Command::AnnounceMember { .. } | Command::VotersSettled { .. } => {}
         }
         self

@@ -10,6 +10,7 @@
 
 mod apply;
 mod command;
+mod duties;
 mod fencing;
 pub mod gate;
 mod numbers;
@@ -24,10 +25,11 @@ mod voters;
 
 pub use apply::{Applied, Rejected};
 pub use command::{Cause, Command, EpochChange, Release};
+pub use duties::{Duties, Duty, DutyChange, DutyKind, DutyOutcome, DutyRecord};
 pub(crate) use fencing::own_word;
 pub use fencing::{HandFence, StonithMode, StonithProof};
 pub use risk::{FailoverRisk, failover_risk};
-pub use settings::{Settings, SettingsError, SyncMode};
+pub use settings::{BackupSourceRule, Settings, SettingsError, SyncMode};
 pub use settings_keys::{AssignError, SETTING_KEYS, SettingKey, sync_mode_name};
 pub use state::{
     ClusterState, EpochRecord, Event, FailoverOrder, Member, MemberKind, Pause, Promotion, Secrets,

@@ -49,6 +49,9 @@ pub struct ClusterState {
     pub last_switchover: Option<SwitchoverOutcome>,
     /// A failover that the operator ordered and that has not happened yet.
     pub failover_order: Option<FailoverOrder>,
+    /// Work that recurs by a schedule.
+    #[serde(default)]
+    pub duties: super::Duties,
     /// Requests that were carried out lately, oldest first, so that the same one sent twice is done once.
     pub requests: VecDeque<(RequestId, Result<super::Applied, super::Rejected>)>,
     /// What happened lately, oldest first.

@@ -242,6 +242,7 @@ pub fn report(node: NodeId, pg: PgObservation) -> NodeReport {
         agent_version: String::new(),
         watchdog: None,
         fencing: None,
+        archive: None,
     }
 }
 

@@ -4,6 +4,7 @@
 mod ailing;
 mod apply;
 mod coordinator;
+mod duties;
 mod fixtures;
 mod gate;
 mod mangled_reports;

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// An empty place for a repository.
-fn place(lab: &Lab) -> Result<PathBuf> {
+pub fn place(lab: &Lab) -> Result<PathBuf> {
     let path = lab.dir().join("repository");
     fs::create_dir(&path)?;
     Ok(path)
