@@ -141,11 +141,15 @@ impl Agent<'_> {
         let told = archive
             .as_ref()
             .map(|archive| archive.take_duties(&consensus, self.incarnation));
+        let restores = archive.clone();
         archiving.open(ArchiveServer::new(ArchiveService::new(archive, Arc::clone(&consensus))));
         let node = self.start_driver(clock, consensus, lease, server, guards, health, &stop, &mut tasks);
         if let Some(told) = told {
             // Set once, here.
             let _ = node.archive.set(told);
+        }
+        if let Some(restores) = restores {
+            let _ = node.restores.set(restores);
         }
         watchman::start(&node, stop.clone())
             .context("could not start the threads of the probes: raise the limit on threads")?;

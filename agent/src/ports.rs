@@ -1,11 +1,13 @@
 //! What the rooms need of each other, as traits: the API knows neither the consensus nor the driver.
 
 use agent_core::cluster::{Applied, ClusterState, Command, Member, Rejected};
+use agent_core::decide::node::BackupSight;
 use agent_core::ids::{NodeId, RequestId};
 use agent_core::pg::{Lsn, SystemId, TimelineHistory, TimelineId};
 use agent_core::reason::Reason;
 use agent_core::view::ClusterView;
 use futures::future::BoxFuture;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncRead;
@@ -120,6 +122,14 @@ pub trait BackupSource: Send + Sync + 'static {
     fn identity(&self) -> Option<(SystemId, bool)>;
     /// Bytes of a WAL segment, by the control file.
     fn segment_bytes(&self) -> Option<u64>;
+}
+
+/// Backups of the repositories, for a node that has no data.
+pub trait Restores: Send + Sync + 'static {
+    /// The newest complete backup of that database cluster by a server of that major version; `None` if there is none.
+    fn newest(&self, of: SystemId, major: u32) -> BoxFuture<'_, Result<Option<BackupSight>, String>>;
+    /// Writes the files of a backup into an empty folder.
+    fn restore(&self, of: SystemId, id: String, into: PathBuf) -> BoxFuture<'_, Result<(), String>>;
 }
 
 /// What is copied.

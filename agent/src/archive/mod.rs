@@ -20,6 +20,7 @@
 //! | `duties` | scheduled work that the cluster has given to this node |
 //! | `drill` | a restore into scratch space |
 //! | `report` | what the cluster is told of all this |
+//! | `restores` | a backup for a node that has no data |
 //! | `schedule` | what is due, for `pgctl` |
 //! | `service` | all of this for `pgctl` |
 //!
@@ -40,6 +41,7 @@ mod placement;
 mod push;
 mod ready;
 mod report;
+mod restores;
 mod schedule;
 mod service;
 mod sight;

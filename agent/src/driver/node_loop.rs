@@ -1,9 +1,10 @@
 //! The loop over this node's server: observe, decide, perform, sleep until woken.
 
+use super::copying;
 use super::node::{Errand, Node, ServerSide};
 use super::perform::{errand, perform};
 use agent_core::cluster::ClusterState;
-use agent_core::decide::node::{LeaseView, NodeView, SERVER_HANGS, decide};
+use agent_core::decide::node::{LOOK_FOR_A_BACKUP, LeaseView, NodeView, SERVER_HANGS, decide};
 use agent_core::ids::Epoch;
 use agent_core::time::MonoTime;
 use agent_core::view::{FenceReceipt, PgObservation, Server};
@@ -135,6 +136,9 @@ async fn turn(node: &Arc<Node>, server: &ServerSide, state: &ClusterState, pg: P
         let mut desk = node.desk();
         desk.explain.clone_from(&decision.reasons);
     }
+    if decision.rule == LOOK_FOR_A_BACKUP {
+        copying::look_for_backup(node, state);
+    }
     if decision.rule == SERVER_HANGS {
         server.hung.send_replace(state.epoch);
     }
@@ -212,6 +216,7 @@ async fn view<'a>(
         peers: node.peers(now, REPORT_FRESH),
         memory: node.desk().memory.clone(),
         watchdog: node.watchdog.as_ref().map(|watchdog| watchdog.report()),
+        backup: copying::known_backup(node, now),
     }
 }
 
@@ -222,6 +227,7 @@ fn forget_epoch(node: &Node) {
     desk.memory.not_streaming_since = None;
     desk.memory.adopting_since = None;
     desk.memory.sync_mark = None;
+    desk.memory.failed_rungs.clear();
 }
 
 /// Keeps the times that decisions look at.
@@ -267,6 +273,10 @@ fn remember(node: &Node, state: &ClusterState, pg: &PgObservation) {
             // One that replays what it fetches from the archive gets nearer without streaming.
             let end = standby.position.lsn.max(standby.replay);
             let nearer = desk.reached.replace(end).is_none_or(|before| end > before);
+            if steady {
+                desk.came_by = None;
+                desk.memory.failed_rungs.clear();
+            }
             if steady || standby.upstream.is_none() {
                 desk.memory.not_streaming_since = None;
                 desk.without_stream_since = None;

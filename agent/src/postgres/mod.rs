@@ -52,6 +52,7 @@ mod program;
 mod promote;
 mod pulse;
 mod reload;
+mod restored;
 mod rewind;
 mod roles;
 mod session;

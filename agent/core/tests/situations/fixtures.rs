@@ -220,6 +220,7 @@ pub fn node_view(me: NodeId, state: &ClusterState, pg: PgObservation) -> NodeVie
         peers: Vec::new(),
         memory: NodeMemory::default(),
         watchdog: None,
+        backup: Some(None),
     }
 }
 

@@ -4,6 +4,7 @@
 mod ailing;
 mod apply;
 mod coordinator;
+mod copying;
 mod duties;
 mod fixtures;
 mod gate;
