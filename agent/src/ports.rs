@@ -120,6 +120,8 @@ pub trait BackupSource: Send + Sync + 'static {
     fn history_of(&self, timeline: TimelineId) -> Option<TimelineHistory>;
     /// Which database cluster it is, and whether its server is shutting down. Reads the control file only.
     fn identity(&self) -> Option<(SystemId, bool)>;
+    /// One of the server's own programs, to be run as its user when the machine has nothing better to do.
+    fn at_low_priority(&self, program: &str) -> std::process::Command;
     /// Bytes of a WAL segment, by the control file.
     fn segment_bytes(&self) -> Option<u64>;
 }

@@ -32,6 +32,8 @@ pub enum Kind {
     Backup,
     /// A data key, wrapped.
     Key,
+    /// What a drill found.
+    Evidence,
 }
 
 /// What is known of an object without reading its content.

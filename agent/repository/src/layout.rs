@@ -112,6 +112,14 @@ impl Line {
         format!("{self}/backups/{id}/parts/{number:06}")
     }
 
+    pub(crate) fn drills(&self) -> String {
+        format!("{self}/drills")
+    }
+
+    pub(crate) fn drill(&self, id: &str) -> String {
+        format!("{self}/drills/{id}")
+    }
+
     pub(crate) fn key(&self, name: &str) -> String {
         format!("{self}/keys/{name}")
     }

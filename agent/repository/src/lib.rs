@@ -15,6 +15,7 @@
 //! | `wal` | archived WAL: put and get |
 //! | `inventory` | which segments are there, which are missing, and which belong to a line |
 //! | `tar`, `backup`, `catalogue` | base backups |
+//! | `evidence` | what drills found |
 //! | `plan`, `unpack` | what a restore would do, and doing it |
 //! | `recovery` | what a restored server may fetch, and what it must find |
 //!
@@ -31,6 +32,7 @@ mod codec;
 mod config;
 mod envelope;
 mod error;
+mod evidence;
 mod inventory;
 mod keys;
 mod layout;

@@ -171,7 +171,7 @@ impl Repository {
         let (packing, owned) = (self.packing.clone(), name.to_owned());
         // Small things compress in no time and must be readable with `head` and `cat`.
         let packing = match kind {
-            Kind::Key | Kind::Backup | Kind::History | Kind::Label => Packing {
+            Kind::Key | Kind::Backup | Kind::History | Kind::Label | Kind::Evidence => Packing {
                 codec: crate::codec::Codec::None,
                 ..packing
             },

@@ -6,6 +6,7 @@ use crate::ports::{Consensus, ProposeError};
 use crate::wall_time::stamp;
 use agent_core::cluster::{ClusterState, Command, Duty, DutyChange, DutyKind, DutyOutcome, DutyRecord};
 use agent_core::ids::NodeId;
+use agent_core::time::WallTime;
 use futures::future::{BoxFuture, FutureExt};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -179,5 +180,30 @@ async fn end(consensus: &Arc<dyn Consensus>, state: &ClusterState, duty: &Duty, 
             tracing::warn!(%error, "the end of scheduled work could not be told yet");
             false
         }
+    }
+}
+
+/// Lets the cluster know of what an operator had done, and that it came off.
+pub(super) async fn done_by_hand(
+    consensus: &Arc<dyn Consensus>,
+    kind: DutyKind,
+    id: &str,
+    text: String,
+    began_ms: u64,
+) {
+    let record = DutyRecord {
+        kind,
+        id: id.to_owned(),
+        node: consensus.state().name_of(consensus.node_id()),
+        due: None,
+        attempt: 1,
+        began: WallTime(began_ms),
+        ended: stamp(),
+        outcome: DutyOutcome::Done,
+        text,
+    };
+    let command = Command::Duty(Box::new(DutyChange::End { record }));
+    if let Err(error) = consensus.propose(command, PROPOSAL).await {
+        tracing::warn!(%error, "the cluster could not be told");
     }
 }

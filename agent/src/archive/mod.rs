@@ -18,7 +18,7 @@
 //! | `tally` | what was done and what failed |
 //! | `backups` | base backups, one at a time |
 //! | `duties` | scheduled work that the cluster has given to this node |
-//! | `drill` | a restore into scratch space |
+//! | `drill`, `scratch` | a restore into scratch space; the server that is thrown away |
 //! | `report` | what the cluster is told of all this |
 //! | `restores` | a backup for a node that has no data |
 //! | `schedule` | what is due, for `pgctl` |
@@ -43,6 +43,7 @@ mod ready;
 mod report;
 mod restores;
 mod schedule;
+mod scratch;
 mod service;
 mod sight;
 mod socket;
@@ -93,6 +94,8 @@ pub struct Archive {
     doors: Arc<Doors>,
     sight: Arc<dyn Fn() -> Sight + Send + Sync>,
     backups: backups::Desk,
+    /// One drill at a time.
+    drilling: tokio::sync::Mutex<()>,
     reports: watch::Sender<ArchiveReport>,
     runtime: OwnRuntime,
 }
@@ -132,6 +135,13 @@ impl Archive {
             .enable_all()
             .build()?;
         let sight: Arc<dyn Fn() -> Sight + Send + Sync> = Arc::new(sight);
+        let left = scratch::place(&config);
+        runtime.spawn_blocking(move || {
+            // Of an agent that was killed in the middle of a drill.
+            if let Err(error) = scratch::clear(&left) {
+                tracing::warn!(error, "scratch space of an earlier drill could not be cleared");
+            }
+        });
         let doors = Arc::new(Doors::new(&config));
         let pusher = Arc::new(Pusher::new(
             config.clone(),
@@ -160,6 +170,7 @@ impl Archive {
             doors,
             sight,
             backups: backups::Desk::default(),
+            drilling: tokio::sync::Mutex::default(),
             reports: watch::channel(ArchiveReport::default()).0,
             runtime: OwnRuntime(Some(runtime)),
         }))

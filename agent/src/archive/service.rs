@@ -1,16 +1,19 @@
 //! The archive for `pgctl`.
 
 use super::backups::{self, Busy};
-use super::{Archive, local, ready, schedule};
+use super::drill::{self, Evidence, Which};
+use super::{Archive, duties, local, ready, schedule};
 use crate::ports::Consensus;
 use crate::wall_time::{now, stamp};
 use proto::archive::archive_server::Archive as Wire;
 use proto::archive::{
-    ArchiveStatus, BackupProgress, CreateBackupRequest, FetchWalRequest, RepositoryStatus, ScheduleReply, ScheduleRequest, StatusRequest,
+    ArchiveStatus, BackupProgress, CreateBackupRequest, DrillOutcome, DrillProgress, DrillRequest, FetchWalRequest, RepositoryStatus, ScheduleReply, ScheduleRequest, StatusRequest,
     SwitchWalReply, SwitchWalRequest, WalPiece,
 };
 use repository::WalName;
+use agent_core::cluster::DutyKind;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{BinaryMetadataValue, MetadataValue};
@@ -56,6 +59,42 @@ fn refuse(code: Code, id: &'static str, message: impl Into<String>, next: &str) 
     status
 }
 
+/// It becomes part of a name.
+fn check_id(id: &str) -> Result<(), Status> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if (1..=60).contains(&id.len()) && id.chars().all(plain) {
+        Ok(())
+    } else {
+        Err(Status::invalid_argument("an id is 1 to 60 of a-z A-Z 0-9 -"))
+    }
+}
+
+impl From<Evidence> for DrillOutcome {
+    fn from(found: Evidence) -> DrillOutcome {
+        DrillOutcome {
+            succeeded: found.succeeded,
+            error: found.error,
+            id: found.id,
+            node: found.node,
+            backup: found.backup,
+            timeline: found.timeline,
+            target_lsn: found.target_lsn,
+            expected_lsn: found.expected_lsn,
+            reached_lsn: found.reached_lsn,
+            restore_ms: found.restore_ms,
+            recovery_ms: found.recovery_ms,
+            checks_ms: found.checks_ms,
+            bytes: found.bytes,
+            wal_segments: found.wal_segments,
+            verified: found.verified,
+            amcheck: found.amcheck,
+            newest_epoch: found.newest_epoch,
+            newest_epoch_at: found.newest_epoch_at,
+            query_rows: found.query_rows,
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl Wire for ArchiveService {
     type CreateBackupStream = ReceiverStream<Result<BackupProgress, Status>>;
@@ -66,12 +105,7 @@ impl Wire for ArchiveService {
     ) -> Result<Response<Self::CreateBackupStream>, Status> {
         let CreateBackupRequest { id, max_rate_kb } = request.into_inner();
         let archive = self.archive()?;
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        if !(1..=60).contains(&id.len()) || !id.chars().all(plain) {
-            return Err(Status::invalid_argument(
-                "a backup's id is 1 to 60 of a-z A-Z 0-9 -",
-            ));
-        }
+        check_id(&id)?;
         let rate = (max_rate_kb > 0).then_some(max_rate_kb);
         let begin = || backups::begin(archive, &id, rate);
         let mut progress = archive.backups.join_or_begin(&id, begin).map_err(|Busy { id }| {
@@ -143,6 +177,47 @@ impl Wire for ArchiveService {
         let lsn = self.archive()?.source.switch_wal().await;
         let lsn = lsn.map_err(|error| Status::new(Code::FailedPrecondition, error))?;
         Ok(Response::new(SwitchWalReply { lsn: lsn.to_string() }))
+    }
+
+    type DrillStream = ReceiverStream<Result<DrillProgress, Status>>;
+
+    async fn drill(&self, request: Request<DrillRequest>) -> Result<Response<Self::DrillStream>, Status> {
+        let DrillRequest { id, random } = request.into_inner();
+        let archive = Arc::clone(self.archive()?);
+        check_id(&id)?;
+        let which = if random { Which::Random } else { Which::Newest };
+        let (tell, told) = mpsc::channel(8);
+        let consensus = Arc::clone(&self.consensus);
+        let begun = Instant::now();
+        let elapsed = move || u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let handle = archive.runtime.handle().cloned();
+        let handle = handle.ok_or_else(|| Status::unavailable("the agent ends"))?;
+        handle.spawn(async move {
+            let phase = |name: &str| {
+                let progress = DrillProgress {
+                    phase: name.to_owned(),
+                    elapsed_ms: elapsed(),
+                    outcome: None,
+                };
+                // Nobody waits for what is only told on the way.
+                let _ = tell.try_send(Ok(progress));
+            };
+            let evidence = tokio::select! {
+                evidence = drill::run(&archive, &id, which, phase) => evidence,
+                () = tell.closed() => return,
+            };
+            if evidence.succeeded {
+                duties::done_by_hand(&consensus, DutyKind::Drill, &id, evidence.in_words(), evidence.began_unix_ms).await;
+            }
+            let phase = if evidence.succeeded { "done" } else { "failed" };
+            let last = DrillProgress {
+                phase: phase.to_owned(),
+                elapsed_ms: elapsed(),
+                outcome: Some(evidence.into()),
+            };
+            let _ = tell.send(Ok(last)).await;
+        });
+        Ok(Response::new(ReceiverStream::new(told)))
     }
 
     async fn schedule(&self, _: Request<ScheduleRequest>) -> Result<Response<ScheduleReply>, Status> {

@@ -21,6 +21,11 @@ pub struct Sight {
     pub holder: Option<String>,
     /// `host:port` of the other data nodes' agents, the holder's last: it has the most to do.
     pub peers: Vec<String>,
+    /// The newest epoch that was written under, and where the row is that says so.
+    pub promotion: Option<(u64, Lsn)>,
+    /// The operator's own check of a restored server, and the database that it is for.
+    pub drill_sql: String,
+    pub drill_database: String,
     /// The timelines that were reserved, oldest first, with where their owners stood: they begin there or later.
     pub grants: Vec<(TimelineId, Lsn)>,
 }
@@ -48,6 +53,11 @@ impl Sight {
             follows: holder.is_some() && !holds && pledge <= state.epoch && !state.fenced.contains_key(&me),
             holder: holder.map(|member| member.peer.clone()),
             peers: peers.map(|member| member.peer.clone()).collect(),
+            promotion: state
+                .promotion
+                .map(|promotion| (promotion.epoch.0, promotion.lsn)),
+            drill_sql: state.settings.drill_sql.clone(),
+            drill_database: state.settings.drill_database.clone(),
             grants: grants.collect(),
         }
     }

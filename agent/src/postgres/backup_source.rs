@@ -5,6 +5,7 @@ use super::{Instance, PgError};
 use crate::ports::{ArchiveStream, BackupSource, SourceFacts};
 use agent_core::pg::{ControlState, Lsn, SystemId, TimelineHistory, TimelineId};
 use futures::future::BoxFuture;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,8 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Child;
 
 const SQL_WITHIN: Duration = Duration::from_secs(5);
+/// Gives a program the disk only when nobody else wants it.
+const IONICE: &str = "/usr/bin/ionice";
 /// How much of what the program says is kept, in lines.
 const SAID_LINES: usize = 8;
 
@@ -169,6 +172,17 @@ impl BackupSource for Instance {
             ControlState::ShutDown | ControlState::ShutDownInRecovery | ControlState::ShuttingDown
         );
         Some((control.file.system_id, stopping))
+    }
+
+    fn at_low_priority(&self, program: &str) -> std::process::Command {
+        let path = self.binaries().program(program);
+        let mut command = self.account().command(Path::new("nice"), |_| {});
+        command.args(["-n", "19"]);
+        if Path::new(IONICE).exists() {
+            command.args([IONICE, "-c", "3"]);
+        }
+        command.arg(path).env("LC_ALL", "C");
+        command
     }
 
     fn segment_bytes(&self) -> Option<u64> {

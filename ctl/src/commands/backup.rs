@@ -1,6 +1,7 @@
 //! `pgctl backup`: base backups.
 
 mod create;
+mod drill;
 mod list;
 mod schedule;
 
@@ -9,7 +10,7 @@ use crate::failure::Failure;
 use crate::repositories::Which;
 use clap::Subcommand;
 
-/// Takes base backups and shows them
+/// Takes base backups, shows them, and tries whether they can be restored
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -46,6 +47,17 @@ enum Verb {
         #[command(flatten)]
         which: Which,
     },
+    /// Restores a backup into scratch space, recovers it, looks at it, and throws it away
+    ///
+    /// On a standby's node, at the lowest priority, without a network. What it found is kept in the repository, below drills/.
+    /// Exit code 1 if the backup could not be restored.
+    #[command(after_help = "\
+Examples:
+  pgctl backup drill                      # the newest, to the end of the archive
+  pgctl backup drill --random             # any other, to a point on the way
+  pgctl backup drill --node n3 -o json
+  pgctl config set drill_sql='SELECT count(*) FROM orders' drill_database=shop")]
+    Drill(drill::Args),
     /// What is done by itself: when it is due, who is at it, and how it ended
     #[command(after_help = "\
 Examples:
@@ -70,6 +82,7 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     match &args.verb {
         Verb::Create(args) => create::run(globals, args).await,
         Verb::List { which } => list::list(globals.output, which).await,
+        Verb::Drill(args) => drill::run(globals, args).await,
         Verb::Schedule {
             verb: ScheduleVerb::Show,
         } => schedule::show(globals).await,

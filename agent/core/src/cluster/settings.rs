@@ -92,6 +92,10 @@ pub struct Settings {
     pub backup_schedule: String,
     /// When a restore is tried, likewise.
     pub drill_schedule: String,
+    /// What a restored server is asked in a drill, besides; empty: nothing. An error fails the drill.
+    pub drill_sql: String,
+    /// The database that `drill_sql` is for.
+    pub drill_database: String,
     /// How long after it was due scheduled work may begin, minutes.
     pub backup_window_minutes: u64,
     /// By how much of it the beginning is put off, differently for each cluster and time, minutes.
@@ -127,6 +131,8 @@ impl Default for Settings {
             stonith_tries: 3,
             backup_schedule: String::new(),
             drill_schedule: String::new(),
+            drill_sql: String::new(),
+            drill_database: "postgres".to_owned(),
             backup_window_minutes: 360,
             backup_jitter_minutes: 0,
             backup_from: BackupSourceRule::PreferStandby,

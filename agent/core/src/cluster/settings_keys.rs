@@ -228,6 +228,26 @@ pub const SETTING_KEYS: &[SettingKey] = &[
         get: |settings| settings.drill_schedule.clone(),
         set: |settings, text| set_schedule(&mut settings.drill_schedule, text),
     },
+    SettingKey {
+        name: "drill_sql",
+        allowed: "SQL; empty: nothing",
+        doc: "What the restored server is asked in a drill, besides. An error fails the drill; the rows are kept with what it found.",
+        get: |settings| settings.drill_sql.clone(),
+        set: |settings, text| {
+            text.clone_into(&mut settings.drill_sql);
+            true
+        },
+    },
+    SettingKey {
+        name: "drill_database",
+        allowed: "the name of a database",
+        doc: "The database that `drill_sql` is for.",
+        get: |settings| settings.drill_database.clone(),
+        set: |settings, text| {
+            text.trim().clone_into(&mut settings.drill_database);
+            !settings.drill_database.is_empty()
+        },
+    },
     number!(
         "backup_window_minutes",
         "minutes, 1 to 1440",

@@ -115,7 +115,7 @@ impl Rescue {
 }
 
 /// Where the newest segment lies.
-fn newest_segment(repository: &Path) -> Result<PathBuf> {
+pub fn newest_segment(repository: &Path) -> Result<PathBuf> {
     let mut folders = vec![repository.to_owned()];
     let mut segments = Vec::new();
     while let Some(folder) = folders.pop() {
@@ -149,7 +149,7 @@ async fn holes(cluster: &Cluster) -> Result<Value> {
 }
 
 /// Closes the primary's segment, and waits until everything up to here is archived, without a hole.
-async fn archived_up_to_now(cluster: &Cluster, primary: &str) -> Result<()> {
+pub async fn archived_up_to_now(cluster: &Cluster, primary: &str) -> Result<()> {
     let address = cluster.node(primary).pg_address()?;
     let segment = sql::value(address, "SELECT pg_walfile_name(pg_switch_wal())").await?;
     wait_until(&format!("{segment} is archived"), RECOVERY, || async {

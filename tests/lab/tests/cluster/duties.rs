@@ -1,11 +1,12 @@
 //! Work by a schedule: done once, whoever dies.
 
-use crate::archive::place;
+use crate::archive::{archived_up_to_now, newest_segment, place};
 use crate::orders::events;
 use crate::scene::RECOVERY;
 use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Lab, sql, wait_until};
 use serde_json::Value;
+use std::fs;
 use std::time::Duration;
 
 /// Until the schedule comes round, a node is given up, and another one has copied everything.
@@ -83,5 +84,58 @@ async fn a_backup_whose_node_dies_is_taken_by_another_one_and_once() -> Result<(
         metrics.contains("pgctl_backup_last_success_timestamp_seconds"),
         "{metrics}"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drill_restores_what_was_backed_up_and_leaves_nothing_behind() -> Result<()> {
+    let lab = Lab::new()?;
+    let repository = place(&lab)?;
+    let mut cluster = Cluster::builder(&lab, "drill")
+        .timing("lan-fast")
+        .repository(&repository)
+        .build()?;
+    cluster.start().await?;
+    let primary = cluster.wait_all_in_sync(RECOVERY).await?;
+    let address = cluster.node(&primary).pg_address()?;
+    sql::query(address, "CREATE TABLE goods AS SELECT g AS id FROM generate_series(1, 1000) g").await?;
+    cluster.pgctl_ok(&["backup", "create"]).await?;
+    sql::query(address, "INSERT INTO goods SELECT g FROM generate_series(1001, 2000) g").await?;
+    archived_up_to_now(&cluster, &primary).await?;
+    cluster
+        .pgctl_ok(&["config", "set", "drill_sql=SELECT count(*) FROM goods"])
+        .await?;
+    let found: Value = serde_json::from_str(&cluster.pgctl_ok(&["backup", "drill", "-o", "json"]).await?)?;
+    ensure!(found["query_rows"][0] == "2000", "{found}");
+    ensure!(found["verified"] == "ok", "{found}");
+    ensure!(found["newest_epoch"] == "1", "{found}");
+    let node = found["node"].as_str().context("a node")?.to_owned();
+    ensure!(node != primary, "a standby's node does it: {found}");
+    let scratch = cluster.node(&node).data_dir()?.with_extension("pgctl-drill");
+    wait_until("the scratch space is gone", RECOVERY, || async {
+        ensure!(!scratch.exists(), "{} is there", scratch.display());
+        Ok(())
+    })
+    .await?;
+    ensure!(events(&cluster, "drill-complete").await?.len() == 1, "it is told");
+    let kept = std::process::Command::new("find")
+        .args([repository.as_os_str(), "-path".as_ref(), "*/drills/*".as_ref()])
+        .output()?;
+    ensure!(!kept.stdout.is_empty(), "what it found is kept");
+    // A check that fails, and a segment that is damaged, fail the drill.
+    cluster
+        .pgctl_ok(&["config", "set", "drill_sql=SELECT count(*) FROM nowhere"])
+        .await?;
+    let failed = cluster.pgctl(&["backup", "drill"]).await?;
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    ensure!(failed.status.code() == Some(1) && said.contains("nowhere"), "{said}");
+    cluster.pgctl_ok(&["config", "set", "drill_sql="]).await?;
+    let path = newest_segment(&repository)?;
+    let mut damaged = fs::read(&path)?;
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    fs::write(&path, damaged)?;
+    let failed = cluster.pgctl(&["backup", "drill"]).await?;
+    ensure!(failed.status.code() == Some(1), "a damaged segment was not noticed");
     Ok(())
 }

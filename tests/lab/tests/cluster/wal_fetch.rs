@@ -1,6 +1,7 @@
 //! Standbys that fetch WAL: one that fell behind comes back without a copy, and a store that hangs holds nobody up.
 
 use crate::archive::place;
+use crate::orders::events;
 use crate::scene::{RECOVERY, Scene, check};
 use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Lab, Mono, sql, wait_until};
@@ -112,5 +113,39 @@ async fn a_store_that_hangs_does_not_hold_a_failover_up() -> Result<()> {
     ensure!(gap < HELD_UP, "clients waited for {gap:?}");
     check(&scene.cluster, &second, &history).await?;
     drop(hung);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_its_data_is_restored_from_a_backup() -> Result<()> {
+    let lab = Lab::new()?;
+    let repository = place(&lab)?;
+    let cluster = Cluster::builder(&lab, "lostdata")
+        .timing("lan-fast")
+        .repository(&repository)
+        .build()?;
+    let mut scene = Scene::of(cluster).await?;
+    scene.cluster.pgctl_ok(&["backup", "create"]).await?;
+    scene.writer.wait_for_acks(50, RECOVERY).await?;
+    let lost = scene.others[1].clone();
+    scene.cluster.node_mut(&lost).power_off()?;
+    fs::remove_dir_all(scene.cluster.node(&lost).data_dir()?)?;
+    scene.cluster.node_mut(&lost).start().await?;
+    scene.cluster.wait_all_in_sync(RECOVERY).await?;
+    let told = events(&scene.cluster, "restored-from-backup").await?;
+    ensure!(told.len() == 1 && told[0].starts_with(&lost), "{told:?}");
+    // Without a repository that can be read it is another standby's turn.
+    scene.cluster.node_mut(&lost).power_off()?;
+    fs::remove_dir_all(scene.cluster.node(&lost).data_dir()?)?;
+    fs::rename(&repository, repository.with_extension("away"))?;
+    scene.cluster.node_mut(&lost).start().await?;
+    scene.cluster.wait_all_in_sync(RECOVERY).await?;
+    let log = fs::read_to_string(scene.cluster.node(&lost).log_path())?;
+    let from = log.lines().rfind(|line| line.contains("copying a running server"));
+    let from = from.context("it was not copied")?;
+    let other = scene.cluster.node(&scene.others[0]).pg_address()?;
+    ensure!(from.contains(&other.port().to_string()), "it was copied from the primary: {from}");
+    fs::rename(repository.with_extension("away"), &repository)?;
+    scene.end().await?;
     Ok(())
 }
