@@ -137,12 +137,16 @@ impl Agent<'_> {
         let handle = consensus;
         let consensus: Arc<dyn Consensus> = Arc::new(handle.clone());
         tracing::info!(node = %consensus.node_id(), incarnation = self.incarnation, "this node is in the cluster");
-        let archive = self.start_archive(server.as_ref().map(|(instance, _)| instance), &consensus, &lease)?;
+        let archive =
+            self.start_archive(server.as_ref().map(|(instance, _)| instance), &consensus, &lease)?;
         let told = archive
             .as_ref()
             .map(|archive| archive.take_duties(&consensus, self.incarnation));
         let restores = archive.clone();
-        archiving.open(ArchiveServer::new(ArchiveService::new(archive, Arc::clone(&consensus))));
+        archiving.open(ArchiveServer::new(ArchiveService::new(
+            archive,
+            Arc::clone(&consensus),
+        )));
         let node = self.start_driver(clock, consensus, lease, server, guards, health, &stop, &mut tasks);
         if let Some(told) = told {
             // Set once, here.

@@ -275,7 +275,12 @@ mod tests {
             ("0 2 * * *", DAY + 3 * HOUR, DAY + 2 * HOUR, DAY + 26 * HOUR),
             ("0 2 * * *", DAY + 2 * HOUR, DAY + 2 * HOUR, DAY + 26 * HOUR),
             ("0 2 * * *", DAY + HOUR, DAY - 22 * HOUR, DAY + 2 * HOUR),
-            ("30 */6 * * *", DAY + HOUR, DAY + HOUR / 2, DAY + 6 * HOUR + HOUR / 2),
+            (
+                "30 */6 * * *",
+                DAY + HOUR,
+                DAY + HOUR / 2,
+                DAY + 6 * HOUR + HOUR / 2,
+            ),
             // The Sunday before, and the next one.
             ("0 0 * * 0", DAY, DAY - 6 * DAY_MS, DAY + DAY_MS),
             ("0 0 * * sun", DAY, DAY - 6 * DAY_MS, DAY + DAY_MS),
@@ -284,7 +289,12 @@ mod tests {
             ("0 0 1 * *", DAY, DAY - 20 * DAY_MS, DAY + 10 * DAY_MS),
             // The first of the month, or a Monday.
             ("0 0 1 * mon", DAY, DAY - 5 * DAY_MS, DAY + 2 * DAY_MS),
-            ("15,45 1 * * *", DAY + HOUR + HOUR / 2, DAY + HOUR + HOUR / 4, DAY + HOUR + 3 * HOUR / 4),
+            (
+                "15,45 1 * * *",
+                DAY + HOUR + HOUR / 2,
+                DAY + HOUR + HOUR / 4,
+                DAY + HOUR + 3 * HOUR / 4,
+            ),
             ("every 6h", DAY + 7 * HOUR, DAY + 6 * HOUR, DAY + 12 * HOUR),
             ("every 1d", DAY, DAY, DAY + DAY_MS),
         ];
@@ -313,8 +323,22 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused() {
         for text in [
-            "daily", "every", "every 6", "every 0h", "every 400d", "every 1x", "0 2 * *", "60 2 * * *", "0 24 * * *",
-            "0 0 0 * *", "0 0 * 13 *", "0 0 * * 8", "*/0 * * * *", "5-1 * * * *", "x * * * *", "0 0 * * xyz",
+            "daily",
+            "every",
+            "every 6",
+            "every 0h",
+            "every 400d",
+            "every 1x",
+            "0 2 * *",
+            "60 2 * * *",
+            "0 24 * * *",
+            "0 0 0 * *",
+            "0 0 * 13 *",
+            "0 0 * * 8",
+            "*/0 * * * *",
+            "5-1 * * * *",
+            "x * * * *",
+            "0 0 * * xyz",
         ] {
             assert!(Schedule::parse(text).is_err(), "{text} was taken");
         }

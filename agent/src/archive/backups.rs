@@ -3,9 +3,9 @@
 use super::Archive;
 use crate::ports::SourceFacts;
 use crate::wall_time::stamp;
+use futures::future::BoxFuture;
 use proto::archive::archive_client::ArchiveClient;
 use proto::archive::{BackupOutcome, BackupProgress, SwitchWalRequest};
-use futures::future::BoxFuture;
 use repository::{BackupFacts, BackupWriter, Catalogue, Line, Repository, backups, inventory};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -180,9 +180,13 @@ impl Job {
         };
         let mut found: Option<Vec<Catalogue>> = None;
         for repository in repositories {
-            let there = backups(repository, line).await.map_err(|error| error.to_string())?;
-            let mut of_these: Vec<Catalogue> =
-                there.into_iter().filter(|entry| earlier.contains(&entry.id)).collect();
+            let there = backups(repository, line)
+                .await
+                .map_err(|error| error.to_string())?;
+            let mut of_these: Vec<Catalogue> = there
+                .into_iter()
+                .filter(|entry| earlier.contains(&entry.id))
+                .collect();
             if let Some(found) = &found {
                 of_these.retain(|entry| found.contains(entry));
             }

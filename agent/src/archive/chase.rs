@@ -40,9 +40,7 @@ pub(super) struct Chase {
 impl Chase {
     /// It asks for `segment`, in `epoch`.
     pub(super) fn asked(&mut self, segment: Segment, epoch: u64, now: Instant) -> Course {
-        let interrupted = self
-            .last
-            .is_none_or(|last| now.duration_since(last) > STREAMED);
+        let interrupted = self.last.is_none_or(|last| now.duration_since(last) > STREAMED);
         if self.epoch != epoch || (interrupted && !self.is_chasing(segment, now)) {
             *self = Chase {
                 epoch,
@@ -74,9 +72,8 @@ impl Chase {
 
     /// Whether `segment` is the one that was served last, or a later one.
     fn is_chasing(&self, segment: Segment, now: Instant) -> bool {
-        self.served.is_some_and(|(served, at)| {
-            segment >= served && now.duration_since(at) < CHASES
-        })
+        self.served
+            .is_some_and(|(served, at)| segment >= served && now.duration_since(at) < CHASES)
     }
 }
 
@@ -117,8 +114,16 @@ mod tests {
         chase.served(segment(8), at(9_000));
         assert_eq!(chase.asked(segment(9), 3, at(9_100)), Course::Serve);
         chase.ended();
-        assert_eq!(chase.asked(segment(9), 3, at(9_200)), Course::Look, "it goes on asking");
-        assert_eq!(chase.asked(segment(9), 4, at(9_300)), Course::Stream, "a failover");
+        assert_eq!(
+            chase.asked(segment(9), 3, at(9_200)),
+            Course::Look,
+            "it goes on asking"
+        );
+        assert_eq!(
+            chase.asked(segment(9), 4, at(9_300)),
+            Course::Stream,
+            "a failover"
+        );
     }
 
     #[test]

@@ -26,7 +26,12 @@ const ANSWER: Duration = Duration::from_secs(60);
 const FETCH: Duration = Duration::from_secs(60);
 const ORDER: &str = "pgctl.recovery.json";
 /// What a restored server must not have of the one that was copied.
-const LEFT_OUT: [&str; 4] = ["standby.signal", "recovery.signal", "postmaster.pid", "pgctl.pass"];
+const LEFT_OUT: [&str; 4] = [
+    "standby.signal",
+    "recovery.signal",
+    "postmaster.pid",
+    "pgctl.pass",
+];
 
 /// Which backup, and how far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,14 +103,22 @@ pub(super) async fn run(archive: &Arc<Archive>, id: &str, which: Which, tell: im
     if let Some((repository, line)) = kept_in {
         let kept = serde_json::to_vec_pretty(&evidence).map_err(|error| error.to_string());
         let kept = match kept {
-            Ok(json) => repository.keep_evidence(&line, id, json).await.map_err(|error| error.to_string()),
+            Ok(json) => repository
+                .keep_evidence(&line, id, json)
+                .await
+                .map_err(|error| error.to_string()),
             Err(error) => Err(error),
         };
         if let Err(error) = kept {
             tracing::warn!(error, "what the drill found could not be kept in the repository");
         }
     }
-    tracing::info!(drill = id, succeeded = evidence.succeeded, error = evidence.error, "the drill is over");
+    tracing::info!(
+        drill = id,
+        succeeded = evidence.succeeded,
+        error = evidence.error,
+        "the drill is over"
+    );
     evidence
 }
 
@@ -132,7 +145,10 @@ async fn hold(
     tell: impl Fn(&str),
 ) -> Result<(), String> {
     let said = |error: repository::Error| error.to_string();
-    let (system_id, _) = archive.source.identity().ok_or("this node has no data directory yet")?;
+    let (system_id, _) = archive
+        .source
+        .identity()
+        .ok_or("this node has no data directory yet")?;
     let line = Line::new(&archive.config.cluster, system_id);
     let (usable, trouble) = archive.doors.usable(&line).await;
     let repository = match (usable.into_iter().next(), trouble) {
@@ -157,7 +173,9 @@ async fn hold(
     check_room(&scratch.data(), entry, &plan, &there)?;
     tell("restoring");
     let begun = Instant::now();
-    let unpacked = restore_into(&repository, entry, &scratch.data(), |_| ()).await.map_err(said)?;
+    let unpacked = restore_into(&repository, entry, &scratch.data(), |_| ())
+        .await
+        .map_err(said)?;
     scratch.give_away(&scratch.data())?;
     (evidence.files, evidence.bytes) = (unpacked.files, unpacked.bytes);
     evidence.verified = verify(archive, &scratch.data()).await?;
@@ -176,16 +194,23 @@ async fn hold(
     let begun = Instant::now();
     let reached = server.value("SELECT pg_last_wal_replay_lsn()").await?;
     evidence.reached_lsn.clone_from(&reached);
-    let lsn: Lsn = reached.parse().map_err(|_| format!("{reached:?} is no position"))?;
+    let lsn: Lsn = reached
+        .parse()
+        .map_err(|_| format!("{reached:?} is no position"))?;
     if lsn < expected {
-        return Err(format!("it was recovered to {lsn} only, {expected} had to be reached"));
+        return Err(format!(
+            "it was recovered to {lsn} only, {expected} had to be reached"
+        ));
     }
     check_canary(archive, &server, lsn, evidence).await?;
     evidence.amcheck = amcheck(archive, &scratch).await?;
     let query = (archive.sight)().drill_sql;
     if !query.is_empty() {
         let server = Server::connect(&scratch, &(archive.sight)().drill_database).await?;
-        evidence.query_rows = server.rows(&query).await.map_err(|error| format!("drill_sql: {error}"))?;
+        evidence.query_rows = server
+            .rows(&query)
+            .await
+            .map_err(|error| format!("drill_sql: {error}"))?;
     }
     evidence.checks_ms = ms(begun);
     Ok(())
@@ -203,15 +228,21 @@ fn choose(entries: &[Catalogue], there: &Inventory, which: Which) -> Result<(Pla
         let expected = Lsn(newest.reach_at.1.saturating_mul(segment));
         return Ok((newest, expected));
     }
-    let complete: Vec<&Catalogue> = entries.iter().filter(|entry| entry.lacks(there).is_empty()).collect();
+    let complete: Vec<&Catalogue> = entries
+        .iter()
+        .filter(|entry| entry.lacks(there).is_empty())
+        .collect();
     let chosen = complete
         .get(rand::random_range(0..complete.len().max(1)))
         .ok_or("there is no complete backup")?;
-    let whole = plan(entries, there, &Target::Latest, Some(&chosen.id), None).map_err(|error| error.to_string())?;
+    let whole =
+        plan(entries, there, &Target::Latest, Some(&chosen.id), None).map_err(|error| error.to_string())?;
     let first = there.number_of(chosen.stop) + 1;
     if first > whole.reach_at.1 {
         let plan = plan(entries, there, &Target::Immediate, Some(&chosen.id), None);
-        return plan.map(|plan| (plan, chosen.stop)).map_err(|error| error.to_string());
+        return plan
+            .map(|plan| (plan, chosen.stop))
+            .map_err(|error| error.to_string());
     }
     let target = Lsn(rand::random_range(first..=whole.reach_at.1).saturating_mul(segment));
     let plan = plan(entries, there, &Target::Lsn(target), Some(&chosen.id), None);
@@ -219,12 +250,17 @@ fn choose(entries: &[Catalogue], there: &Inventory, which: Which) -> Result<(Pla
 }
 
 fn check_room(place: &Path, entry: &Catalogue, plan: &Plan, there: &Inventory) -> Result<(), String> {
-    let volume = nix::sys::statvfs::statvfs(place).map_err(|error| format!("{}: {error}", place.display()))?;
+    let volume =
+        nix::sys::statvfs::statvfs(place).map_err(|error| format!("{}: {error}", place.display()))?;
     #[expect(clippy::useless_conversion, reason = "its width differs between systems")]
     let free = u64::from(volume.blocks_available()).saturating_mul(u64::from(volume.fragment_size()));
     // Replayed WAL is recycled: what lies there at once is bounded.
     let wal = plan.segments.saturating_mul(there.segment_bytes).min(SPARE);
-    let needed = entry.bytes.saturating_add(entry.bytes / 5).saturating_add(wal).saturating_add(SPARE);
+    let needed = entry
+        .bytes
+        .saturating_add(entry.bytes / 5)
+        .saturating_add(wal)
+        .saturating_add(SPARE);
     if free < needed {
         return Err(format!(
             "there is no room: {needed} bytes are needed on the volume of {}, {free} are free",
@@ -249,13 +285,20 @@ async fn verify(archive: &Archive, data: &Path) -> Result<String, String> {
 async fn amcheck(archive: &Archive, scratch: &Scratch) -> Result<String, String> {
     let mut command = archive.source.at_low_priority("pg_amcheck");
     command
-        .args(["--all", "--install-missing", "--no-password", "--username=postgres"])
+        .args([
+            "--all",
+            "--install-missing",
+            "--no-password",
+            "--username=postgres",
+        ])
         .arg(format!("--host={}", scratch.sockets().display()))
         .arg(format!("--port={PORT}"));
     match scratch::run(command).await? {
         None => Ok("not installed".to_owned()),
         Some((true, _)) => Ok("ok".to_owned()),
-        Some((false, said)) if said.contains("is not available") || said.contains("could not open extension control") => {
+        Some((false, said))
+            if said.contains("is not available") || said.contains("could not open extension control") =>
+        {
             Ok("amcheck is not installed".to_owned())
         }
         Some((false, said)) => Err(format!("pg_amcheck: {}", said.trim())),
@@ -269,7 +312,11 @@ async fn check_canary(
     reached: Lsn,
     evidence: &mut Evidence,
 ) -> Result<(), String> {
-    if server.value("SELECT to_regclass('pgctl.epochs') IS NOT NULL").await? != "t" {
+    if server
+        .value("SELECT to_regclass('pgctl.epochs') IS NOT NULL")
+        .await?
+        != "t"
+    {
         return Ok(());
     }
     let rows = server
@@ -292,7 +339,9 @@ fn configure(scratch: &Scratch, plan: &Plan, order: &RecoveryOrder) -> Result<()
     let data = scratch.data();
     for name in LEFT_OUT {
         match std::fs::remove_file(data.join(name)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(format!("{name}: {error}")),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(format!("{name}: {error}"));
+            }
             _ => {}
         }
     }
@@ -312,7 +361,11 @@ fn configure(scratch: &Scratch, plan: &Plan, order: &RecoveryOrder) -> Result<()
         .collect();
     for (name, value) in settings(scratch, plan, restore) {
         // Writing into a String cannot fail.
-        let _ = writeln!(text, "{name} = '{}'", value.replace('\\', r"\\").replace('\'', "''"));
+        let _ = writeln!(
+            text,
+            "{name} = '{}'",
+            value.replace('\\', r"\\").replace('\'', "''")
+        );
     }
     write("postgresql.auto.conf", text.as_bytes())?;
     write("recovery.signal", b"")
@@ -333,8 +386,14 @@ fn settings(scratch: &Scratch, plan: &Plan, restore: String) -> Vec<(&'static st
         ("listen_addresses", String::new()),
         ("port", PORT.to_string()),
         ("unix_socket_directories", scratch.sockets().display().to_string()),
-        ("hba_file", scratch.data().join("pgctl-drill-hba.conf").display().to_string()),
-        ("ident_file", scratch.data().join("pg_ident.conf").display().to_string()),
+        (
+            "hba_file",
+            scratch.data().join("pgctl-drill-hba.conf").display().to_string(),
+        ),
+        (
+            "ident_file",
+            scratch.data().join("pg_ident.conf").display().to_string(),
+        ),
         ("ssl", text("off")),
         ("logging_collector", text("off")),
         ("log_destination", text("stderr")),
@@ -412,7 +471,9 @@ async fn answer(stream: UnixStream, order: &RecoveryOrder, repository: &Reposito
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(5));
     };
-    writer.write_all(format!("{}\n", said.replace('\n', " ")).as_bytes()).await?;
+    writer
+        .write_all(format!("{}\n", said.replace('\n', " ")).as_bytes())
+        .await?;
     writer.shutdown().await
 }
 
@@ -448,7 +509,11 @@ impl Server {
     }
 
     async fn rows(&self, query: &str) -> Result<Vec<String>, String> {
-        let messages = self.client.simple_query(query).await.map_err(|error| in_full(&error))?;
+        let messages = self
+            .client
+            .simple_query(query)
+            .await
+            .map_err(|error| in_full(&error))?;
         let rows = messages.into_iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => {
                 let columns = (0..row.len()).map(|column| row.get(column).unwrap_or("NULL"));
@@ -461,14 +526,20 @@ impl Server {
 
     async fn value(&self, query: &str) -> Result<String, String> {
         let rows = tokio::time::timeout(ANSWER, self.rows(query));
-        let rows = rows.await.map_err(|_| format!("no answer in time to: {query}"))??;
-        rows.into_iter().next().ok_or_else(|| format!("no row for: {query}"))
+        let rows = rows
+            .await
+            .map_err(|_| format!("no answer in time to: {query}"))??;
+        rows.into_iter()
+            .next()
+            .ok_or_else(|| format!("no row for: {query}"))
     }
 }
 
 /// With what the server said, which the library keeps apart.
 fn in_full(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
+    error
+        .as_db_error()
+        .map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Waits until the server is out of recovery.

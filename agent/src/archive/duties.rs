@@ -83,7 +83,9 @@ async fn settle(
 ) {
     let kinds: Vec<DutyKind> = works.keys().copied().collect();
     for kind in kinds {
-        let Some(work) = works.get_mut(&kind) else { continue };
+        let Some(work) = works.get_mut(&kind) else {
+            continue;
+        };
         let claimed = state.duties.running.get(&kind);
         let ours = claimed.is_some_and(|duty| duty.id == work.duty.id && duty.node == me);
         let stop = if !ours {
@@ -125,7 +127,8 @@ fn begin(
     let archive = Arc::clone(archive);
     match duty.kind {
         DutyKind::Backup => {
-            let rate = (state.settings.backup_rate_mb > 0).then(|| state.settings.backup_rate_mb.saturating_mul(1024));
+            let rate = (state.settings.backup_rate_mb > 0)
+                .then(|| state.settings.backup_rate_mb.saturating_mul(1024));
             let earlier = state.duties.attempts_for(duty.kind, duty.due);
             let earlier = earlier.map(|record| record.id.clone()).collect();
             let (seal_with, sealed) = (Arc::clone(consensus), duty.clone());

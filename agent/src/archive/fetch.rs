@@ -356,7 +356,10 @@ impl Fetcher {
         let Some((system_id, _)) = self.source.identity() else {
             return known;
         };
-        let later = sight.grants.iter().filter(|(granted, _)| *granted > segment.timeline);
+        let later = sight
+            .grants
+            .iter()
+            .filter(|(granted, _)| *granted > segment.timeline);
         for (granted, _) in later {
             let name = WalName::History(*granted);
             let mut content = local::history(&self.config.data_dir, *granted).map(|(_, content)| content);

@@ -80,7 +80,8 @@ impl Peers {
                 hash = piece.hash;
             }
         }
-        let file = WalFileContent::check(name, system_id, content.clone()).map_err(|error| error.to_string())?;
+        let file =
+            WalFileContent::check(name, system_id, content.clone()).map_err(|error| error.to_string())?;
         if file.hash() != hash {
             return Err(format!("{name} came damaged"));
         }

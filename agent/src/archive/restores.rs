@@ -26,9 +26,12 @@ impl Archive {
     async fn restore_backup(&self, of: SystemId, id: &str, into: PathBuf) -> Result<(), String> {
         let line = Line::new(&self.config.cluster, of);
         let (usable, trouble) = self.doors.usable(&line).await;
-        let mut trouble = trouble.map_or_else(|| "no repository has it".to_owned(), |error| error.to_string());
+        let mut trouble =
+            trouble.map_or_else(|| "no repository has it".to_owned(), |error| error.to_string());
         for opened in usable {
-            let entries = backups(&opened.plain, &line).await.map_err(|error| error.to_string())?;
+            let entries = backups(&opened.plain, &line)
+                .await
+                .map_err(|error| error.to_string())?;
             let Some(entry) = entries.into_iter().find(|entry| entry.id == id) else {
                 continue;
             };
@@ -50,11 +53,15 @@ impl Archive {
 
 /// The newest one with all its WAL.
 async fn complete(repository: &Repository, line: &Line, major: u32) -> Result<Option<Catalogue>, String> {
-    let entries = backups(repository, line).await.map_err(|error| error.to_string())?;
+    let entries = backups(repository, line)
+        .await
+        .map_err(|error| error.to_string())?;
     if entries.is_empty() {
         return Ok(None);
     }
-    let there = inventory(repository, line).await.map_err(|error| error.to_string())?;
+    let there = inventory(repository, line)
+        .await
+        .map_err(|error| error.to_string())?;
     let mut fit = entries
         .into_iter()
         .rev()

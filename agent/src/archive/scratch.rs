@@ -79,12 +79,15 @@ impl Scratch {
 
     /// Starts the server.
     pub(super) fn start(&mut self, source: &dyn BackupSource) -> Result<(), String> {
-        let log = std::fs::File::create(self.log()).map_err(|error| format!("{}: {error}", self.log().display()))?;
+        let log = std::fs::File::create(self.log())
+            .map_err(|error| format!("{}: {error}", self.log().display()))?;
         let again = log.try_clone().map_err(|error| error.to_string())?;
         let mut command = source.at_low_priority("postgres");
         command.arg("-D").arg(self.data());
         command.stdin(Stdio::null()).stdout(log).stderr(again);
-        let child = command.spawn().map_err(|error| format!("the server could not be started: {error}"))?;
+        let child = command
+            .spawn()
+            .map_err(|error| format!("the server could not be started: {error}"))?;
         self.server = Some(child);
         Ok(())
     }
@@ -113,7 +116,10 @@ impl Drop for Scratch {
                 end(pid, || matches!(server.try_wait(), Ok(Some(_)) | Err(_)));
             }
             if let Err(error) = clear(&folder) {
-                tracing::warn!(error, "scratch space could not be cleared; it is at the next start of the agent");
+                tracing::warn!(
+                    error,
+                    "scratch space could not be cleared; it is at the next start of the agent"
+                );
             }
         });
     }
@@ -181,7 +187,10 @@ fn end(pid: i32, mut is_gone: impl FnMut() -> bool) {
 
 /// Runs a program to its end; what it said, and whether it succeeded. `None` if there is no such program here.
 pub(super) async fn run(mut command: Command) -> Result<Option<(bool, String)>, String> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut command = tokio::process::Command::from(command);
     match command.kill_on_drop(true).output().await {
         Ok(output) => {
@@ -221,7 +230,12 @@ mod tests {
         }
         clear(&folder).expect("cleared");
         assert!(!folder.exists());
-        assert!(waiting.join().expect("no panic").is_ok_and(|status| !status.success()));
+        assert!(
+            waiting
+                .join()
+                .expect("no panic")
+                .is_ok_and(|status| !status.success())
+        );
         clear(&folder).expect("nothing to do");
     }
 }

@@ -5,13 +5,14 @@ use super::drill::{self, Evidence, Which};
 use super::{Archive, duties, local, ready, schedule};
 use crate::ports::Consensus;
 use crate::wall_time::{now, stamp};
+use agent_core::cluster::DutyKind;
 use proto::archive::archive_server::Archive as Wire;
 use proto::archive::{
-    ArchiveStatus, BackupProgress, CreateBackupRequest, DrillOutcome, DrillProgress, DrillRequest, FetchWalRequest, RepositoryStatus, ScheduleReply, ScheduleRequest, StatusRequest,
-    SwitchWalReply, SwitchWalRequest, WalPiece,
+    ArchiveStatus, BackupProgress, CreateBackupRequest, DrillOutcome, DrillProgress, DrillRequest,
+    FetchWalRequest, RepositoryStatus, ScheduleReply, ScheduleRequest, StatusRequest, SwitchWalReply,
+    SwitchWalRequest, WalPiece,
 };
 use repository::WalName;
-use agent_core::cluster::DutyKind;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc;
@@ -207,7 +208,14 @@ impl Wire for ArchiveService {
                 () = tell.closed() => return,
             };
             if evidence.succeeded {
-                duties::done_by_hand(&consensus, DutyKind::Drill, &id, evidence.in_words(), evidence.began_unix_ms).await;
+                duties::done_by_hand(
+                    &consensus,
+                    DutyKind::Drill,
+                    &id,
+                    evidence.in_words(),
+                    evidence.began_unix_ms,
+                )
+                .await;
             }
             let phase = if evidence.succeeded { "done" } else { "failed" };
             let last = DrillProgress {
@@ -242,7 +250,9 @@ impl Wire for ArchiveService {
         let gift = gift.map_err(|error| Status::unavailable(error.to_string()))?;
         let data_dir = archive.config.data_dir.clone();
         let reading = tokio::task::spawn_blocking(move || local::to_give(&data_dir, name, system_id));
-        let found = reading.await.map_err(|error| Status::internal(error.to_string()))?;
+        let found = reading
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?;
         let (content, hash) = found.ok_or_else(not_here)?;
         let (tell, told) = mpsc::channel(2);
         tokio::spawn(async move {

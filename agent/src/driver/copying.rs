@@ -87,7 +87,11 @@ pub(super) async fn restore(node: Arc<Node>, backup: String, epoch: Epoch) -> Re
         desk.memory.failed_rungs.insert(Rung::Repository);
         return Err(error.into());
     }
-    note(&node, "restored-from-backup", format!("its data is that of backup {backup}"));
+    note(
+        &node,
+        "restored-from-backup",
+        format!("its data is that of backup {backup}"),
+    );
     came(&node, epoch, Some(Rung::Repository))
 }
 

@@ -147,11 +147,7 @@ async fn turn(node: &Arc<Node>, server: &ServerSide, state: &ClusterState, pg: P
     }
     let moving = matches!(
         decision.rule.as_str(),
-        "server-starting"
-            | "wait-for-the-mark"
-            | "no-lease-yet"
-            | "server-not-free"
-            | "job-at-work"
+        "server-starting" | "wait-for-the-mark" | "no-lease-yet" | "server-not-free" | "job-at-work"
     );
     // One that comes back by the archive may take hours.
     let connecting = decision.rule == "not-streaming"

@@ -220,7 +220,11 @@ pub fn owned(
             let follows = conf.upstream.is_some();
             own(
                 "restore_command",
-                if follows { commands.follow.clone() } else { String::new() },
+                if follows {
+                    commands.follow.clone()
+                } else {
+                    String::new()
+                },
                 "a standby whose WAL is gone on the primary fetches it, and one that follows nobody must not",
             );
         }

@@ -5,7 +5,12 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 
 /// What a copy must not have of the server that was backed up.
-const LEFT_OUT: [&str; 4] = ["standby.signal", "recovery.signal", "postmaster.pid", "pgctl.pass"];
+const LEFT_OUT: [&str; 4] = [
+    "standby.signal",
+    "recovery.signal",
+    "postmaster.pid",
+    "pgctl.pass",
+];
 
 impl Instance {
     /// Has `fill` write the files of a backup into a folder, and makes that the data directory once it is complete. What

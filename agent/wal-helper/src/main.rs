@@ -43,12 +43,22 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let code = match words.as_slice() {
         [socket, "push", path] => push(Path::new(socket), path),
-        [socket, "get", name, path] => {
-            get(Path::new(socket), &format!("get {name}"), Path::new(path), ANSWER, STOP)
-        }
+        [socket, "get", name, path] => get(
+            Path::new(socket),
+            &format!("get {name}"),
+            Path::new(path),
+            ANSWER,
+            STOP,
+        ),
         [socket, "get-or-stream", name, path] => {
             let question = format!("follow {name}");
-            get(Path::new(socket), &question, Path::new(path), ANSWER_TO_STANDBY, ABSENT)
+            get(
+                Path::new(socket),
+                &question,
+                Path::new(path),
+                ANSWER_TO_STANDBY,
+                ABSENT,
+            )
         }
         _ => {
             complain("usage: pgctl-wal SOCKET push %p | get %f %p | get-or-stream %f %p");

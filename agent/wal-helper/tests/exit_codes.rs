@@ -78,10 +78,7 @@ fn a_get_takes_nothing_for_absent_but_the_agents_word() {
                 Some(code),
                 "{verb} {answer:?}"
             );
-            assert_eq!(
-                asked.join().expect("asked"),
-                format!("{asks} 00000002.history\n")
-            );
+            assert_eq!(asked.join().expect("asked"), format!("{asks} 00000002.history\n"));
             assert_eq!(std::fs::read(&into).ok().as_deref(), content, "{answer:?}");
             let left = std::fs::read_dir(folder.path()).expect("a folder").count();
             assert_eq!(

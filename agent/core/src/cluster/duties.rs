@@ -93,7 +93,11 @@ pub enum DutyChange {
     /// The coordinator gives it to a node.
     Claim { duty: Duty },
     /// The node is about to make its result count.
-    Seal { kind: DutyKind, id: String, node: NodeId },
+    Seal {
+        kind: DutyKind,
+        id: String,
+        node: NodeId,
+    },
     /// It ended; or an operator's own run did.
     End { record: DutyRecord },
     /// What was due is not done.
@@ -174,7 +178,12 @@ impl ClusterState {
                 if self.duties.is_handled(*kind, *due, *at) {
                     return Ok(Applied::Unchanged);
                 }
-                if self.duties.running.get(kind).is_some_and(|running| running.due == *due) {
+                if self
+                    .duties
+                    .running
+                    .get(kind)
+                    .is_some_and(|running| running.due == *due)
+                {
                     return Err(conflict("duty-claimed", "it is under way"));
                 }
                 let record = DutyRecord {
@@ -217,7 +226,12 @@ impl ClusterState {
             sealed: false,
             ..duty.clone()
         };
-        let text = format!("{} of {}, attempt {}", duty.id, self.name_of(duty.node), duty.attempt);
+        let text = format!(
+            "{} of {}, attempt {}",
+            duty.id,
+            self.name_of(duty.node),
+            duty.attempt
+        );
         let kind = format!("{}-begins", duty.kind.name());
         let at = duty.claimed_at;
         self.duties.running.insert(duty.kind, duty);

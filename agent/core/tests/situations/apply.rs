@@ -262,43 +262,45 @@ fn any_duty() -> impl Strategy<Value = DutyChange> {
         Just(DutyOutcome::Failed),
         Just(DutyOutcome::Lost)
     ];
-    (kind, any_node(), 0..3_u64, 0..3_u32, 0..4_u8, outcome).prop_map(|(kind, node, due, attempt, what, outcome)| {
-        let (id, due) = (format!("{due}-{attempt}"), WallTime(due));
-        match what {
-            0 => DutyChange::Claim {
-                duty: Duty {
+    (kind, any_node(), 0..3_u64, 0..3_u32, 0..4_u8, outcome).prop_map(
+        |(kind, node, due, attempt, what, outcome)| {
+            let (id, due) = (format!("{due}-{attempt}"), WallTime(due));
+            match what {
+                0 => DutyChange::Claim {
+                    duty: Duty {
+                        kind,
+                        id,
+                        node,
+                        incarnation: 1,
+                        due,
+                        attempt,
+                        claimed_at: WallTime(5),
+                        sealed: false,
+                    },
+                },
+                1 => DutyChange::Seal { kind, id, node },
+                2 => DutyChange::End {
+                    record: DutyRecord {
+                        kind,
+                        id,
+                        node: String::new(),
+                        due: (attempt > 0).then_some(due),
+                        attempt,
+                        began: WallTime(0),
+                        ended: WallTime(0),
+                        outcome,
+                        text: String::new(),
+                    },
+                },
+                _ => DutyChange::Skip {
                     kind,
-                    id,
-                    node,
-                    incarnation: 1,
                     due,
-                    attempt,
-                    claimed_at: WallTime(5),
-                    sealed: false,
+                    why: String::new(),
+                    at: WallTime(5),
                 },
-            },
-            1 => DutyChange::Seal { kind, id, node },
-            2 => DutyChange::End {
-                record: DutyRecord {
-                    kind,
-                    id,
-                    node: String::new(),
-                    due: (attempt > 0).then_some(due),
-                    attempt,
-                    began: WallTime(0),
-                    ended: WallTime(0),
-                    outcome,
-                    text: String::new(),
-                },
-            },
-            _ => DutyChange::Skip {
-                kind,
-                due,
-                why: String::new(),
-                at: WallTime(5),
-            },
-        }
-    })
+            }
+        },
+    )
 }
 
 fn any_command() -> impl Strategy<Value = Command> {

@@ -35,7 +35,10 @@ fn following(epoch: u64) -> NodeReport {
 fn empty(state: &ClusterState, end: u64) -> NodeView<'_> {
     let mut view = node_view(N2, state, observed(Server::NoData, ControlState::ShutDown, 1));
     view.holder = Some(report(N1, primary(at(2, end), 100, 1, &[(N3, end)])));
-    view.peers = vec![report(N1, primary(at(2, end), 100, 1, &[(N3, end)])), following(1)];
+    view.peers = vec![
+        report(N1, primary(at(2, end), 100, 1, &[(N3, end)])),
+        following(1),
+    ];
     view.backup = Some(Some(backup()));
     view
 }
@@ -85,7 +88,11 @@ fn without_a_fitting_backup_a_standby_is_copied() {
     }));
     assert_eq!(source(&view), "backup b1", "it was taken before the fork");
     let far = empty(&state, 300 * MIB);
-    assert_eq!(source(&far), "n3", "there is more WAL to replay than a copy has bytes");
+    assert_eq!(
+        source(&far),
+        "n3",
+        "there is more WAL to replay than a copy has bytes"
+    );
     let mut far = empty(&state, 300 * MIB);
     far.backup = Some(Some(BackupSight {
         bytes: 400 * MIB,
@@ -106,7 +113,10 @@ fn the_primary_is_copied_where_no_standby_will_do() {
     assert_eq!(source(&view), "n1", "the copy of a standby failed");
     let decision = decide(&view);
     assert!(
-        decision.reasons.iter().any(|reason| reason.found.contains("the last copy of one failed")),
+        decision
+            .reasons
+            .iter()
+            .any(|reason| reason.found.contains("the last copy of one failed")),
         "{decision:?}"
     );
     let alone = |peers: Vec<NodeReport>| {
@@ -116,8 +126,16 @@ fn the_primary_is_copied_where_no_standby_will_do() {
         source(&view)
     };
     assert_eq!(alone(Vec::new()), "n1");
-    assert_eq!(alone(vec![following(0)]), "n1", "it follows under the name of an older epoch");
-    assert_eq!(alone(vec![report(N3, standby(at(2, 300), false))]), "n1", "it does not stream");
+    assert_eq!(
+        alone(vec![following(0)]),
+        "n1",
+        "it follows under the name of an older epoch"
+    );
+    assert_eq!(
+        alone(vec![report(N3, standby(at(2, 300), false))]),
+        "n1",
+        "it does not stream"
+    );
     let mut ailing = following(1);
     ailing.pg.as_mut().expect("has a server").vitals.crashes = 5;
     assert_eq!(alone(vec![ailing]), "n1");

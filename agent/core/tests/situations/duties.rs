@@ -1,6 +1,8 @@
 //! Scheduled work: when it is due, who does it, and that nothing is done twice.
 
-use crate::fixtures::{N1, N2, N3, NOW, at, coordinator_view, primary, report, request, serving, standby, well};
+use crate::fixtures::{
+    N1, N2, N3, NOW, at, coordinator_view, primary, report, request, serving, standby, well,
+};
 use agent_core::cluster::{
     Applied, ClusterState, Command, Duty, DutyChange, DutyKind, DutyOutcome, DutyRecord, Rejected, Settings,
     SyncMode,
@@ -113,7 +115,10 @@ fn what_was_due_before_the_schedule_was_set_is_let_be() {
     let mut state = scheduled(|_| ());
     state.duties.since.insert(DutyKind::Backup, after(1));
     assert!(changes(&seen(&state, reports(), after(MINUTE))).is_empty());
-    assert_eq!(claim(&seen(&state, reports(), after(24 * HOUR))).due, after(24 * HOUR));
+    assert_eq!(
+        claim(&seen(&state, reports(), after(24 * HOUR))).due,
+        after(24 * HOUR)
+    );
 }
 
 #[test]
@@ -130,11 +135,23 @@ fn one_claim_wins_and_a_done_one_is_not_done_again() {
         Ok(Applied::Done)
     );
     assert!(apply(&mut state, DutyChange::Claim { duty: other.clone() }).is_err());
-    assert!(changes(&seen(&state, reports(), after(2 * MINUTE))).is_empty(), "it runs");
+    assert!(
+        changes(&seen(&state, reports(), after(2 * MINUTE))).is_empty(),
+        "it runs"
+    );
     apply(&mut state, ended(&duty, DutyOutcome::Done, after(3 * MINUTE))).expect("ends");
-    assert!(changes(&seen(&state, reports(), after(4 * MINUTE))).is_empty(), "it is done");
-    assert!(apply(&mut state, DutyChange::Claim { duty: other }).is_err(), "it is done");
-    assert_eq!(claim(&seen(&state, reports(), after(24 * HOUR))).due, after(24 * HOUR));
+    assert!(
+        changes(&seen(&state, reports(), after(4 * MINUTE))).is_empty(),
+        "it is done"
+    );
+    assert!(
+        apply(&mut state, DutyChange::Claim { duty: other }).is_err(),
+        "it is done"
+    );
+    assert_eq!(
+        claim(&seen(&state, reports(), after(24 * HOUR))).due,
+        after(24 * HOUR)
+    );
 }
 
 #[test]
@@ -142,10 +159,17 @@ fn a_lost_node_loses_its_claim_and_another_takes_it_over() {
     let mut state = scheduled(|_| ());
     let duty = claim(&seen(&state, reports(), after(MINUTE)));
     apply(&mut state, DutyChange::Claim { duty: duty.clone() }).expect("claimed");
-    let without = || reports().into_iter().filter(|report| report.node != N2).collect::<Vec<_>>();
+    let without = || {
+        reports()
+            .into_iter()
+            .filter(|report| report.node != N2)
+            .collect::<Vec<_>>()
+    };
     let silent = |since: u64| {
         let mut view = seen(&state, without(), after(2 * MINUTE));
-        view.memory.duty_silent_since.insert(DutyKind::Backup, MonoTime(NOW.0 - since));
+        view.memory
+            .duty_silent_since
+            .insert(DutyKind::Backup, MonoTime(NOW.0 - since));
         view
     };
     assert!(changes(&silent(29_000)).is_empty(), "it may come back");
@@ -188,7 +212,9 @@ fn a_sealed_claim_is_waited_for_longer() {
     apply(&mut state, DutyChange::Claim { duty }).expect("claimed");
     apply(&mut state, DutyChange::Seal { kind, id, node }).expect("sealed");
     let mut view = seen(&state, reports(), after(2 * MINUTE));
-    view.memory.duty_silent_since.insert(kind, MonoTime(NOW.0 - 60_000));
+    view.memory
+        .duty_silent_since
+        .insert(kind, MonoTime(NOW.0 - 60_000));
     assert!(changes(&view).is_empty());
 }
 
@@ -217,24 +243,45 @@ fn attempts_that_fail_are_repeated_elsewhere_and_not_for_ever() {
 fn the_primary_is_taken_only_where_that_is_allowed() {
     let bad = |node: NodeId, why: &str| -> Vec<NodeReport> {
         let mut all = reports();
-        for report in all.iter_mut().filter(|report| if node == N1 { report.node != N1 } else { report.node == node }) {
+        for report in all.iter_mut().filter(|report| {
+            if node == N1 {
+                report.node != N1
+            } else {
+                report.node == node
+            }
+        }) {
             match why {
                 "no repository" => report.archive = None,
-                "does not stream" => *report = archiving(crate::fixtures::report(report.node, standby(at(2, 900), false))),
+                "does not stream" => {
+                    *report = archiving(crate::fixtures::report(report.node, standby(at(2, 900), false)))
+                }
                 _ => *report = archiving(crate::fixtures::report(report.node, standby(at(2, 1), true))),
             }
         }
         all
     };
     let state = scheduled(|settings| settings.backup_lag_bytes = 100);
-    assert_eq!(claim(&seen(&state, bad(N2, "no repository"), after(MINUTE))).node, N3);
-    assert_eq!(claim(&seen(&state, bad(N2, "does not stream"), after(MINUTE))).node, N3);
+    assert_eq!(
+        claim(&seen(&state, bad(N2, "no repository"), after(MINUTE))).node,
+        N3
+    );
+    assert_eq!(
+        claim(&seen(&state, bad(N2, "does not stream"), after(MINUTE))).node,
+        N3
+    );
     assert_eq!(claim(&seen(&state, bad(N2, "behind"), after(MINUTE))).node, N3);
     let early = seen(&state, bad(N1, "behind"), after(MINUTE));
     assert!(changes(&early).is_empty());
     let reason = decide(&early).reasons.pop().expect("says why");
-    assert!(reason.found.contains("n2: it is 899 bytes behind"), "{}", reason.found);
-    assert_eq!(claim(&seen(&state, bad(N1, "behind"), after(11 * MINUTE))).node, N1);
+    assert!(
+        reason.found.contains("n2: it is 899 bytes behind"),
+        "{}",
+        reason.found
+    );
+    assert_eq!(
+        claim(&seen(&state, bad(N1, "behind"), after(11 * MINUTE))).node,
+        N1
+    );
     let never = scheduled(|settings| {
         settings.backup_lag_bytes = 100;
         assert!(settings.assign("backup_from", "standby-only").is_ok());
@@ -267,7 +314,10 @@ fn the_beginning_is_put_off_within_the_window_and_by_no_more() {
     assert!((first..=30).all(begins), "and stays due");
     let narrow = scheduled(|settings| settings.backup_window_minutes = 10);
     let late = changes(&seen(&narrow, reports(), after(10 * MINUTE)));
-    assert!(matches!(&late[..], [DutyChange::Skip { due: DUE, .. }]), "{late:?}");
+    assert!(
+        matches!(&late[..], [DutyChange::Skip { due: DUE, .. }]),
+        "{late:?}"
+    );
 }
 
 #[test]

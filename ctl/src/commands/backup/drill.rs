@@ -64,7 +64,10 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
             return end(globals.output, outcome);
         }
     }
-    Err(Failure::local(format!("the agent of {} stopped telling", member.name)))
+    Err(Failure::local(format!(
+        "the agent of {} stopped telling",
+        member.name
+    )))
 }
 
 fn end(format: Format, outcome: &DrillOutcome) -> Result<(), Failure> {
@@ -80,18 +83,32 @@ fn end(format: Format, outcome: &DrillOutcome) -> Result<(), Failure> {
     let lines = [
         ("drill", outcome.id.clone()),
         ("backup", outcome.backup.clone()),
-        ("reached", format!("{} on timeline {}", outcome.reached_lsn, outcome.timeline)),
+        (
+            "reached",
+            format!("{} on timeline {}", outcome.reached_lsn, outcome.timeline),
+        ),
         ("had to reach", outcome.expected_lsn.clone()),
-        ("restored", format!("{} in {}", bytes(outcome.bytes), span(outcome.restore_ms))),
+        (
+            "restored",
+            format!("{} in {}", bytes(outcome.bytes), span(outcome.restore_ms)),
+        ),
         (
             "recovered",
-            format!("{} segments in {}", outcome.wal_segments, span(outcome.recovery_ms)),
+            format!(
+                "{} segments in {}",
+                outcome.wal_segments,
+                span(outcome.recovery_ms)
+            ),
         ),
         ("pg_verifybackup", outcome.verified.clone()),
         ("pg_amcheck", outcome.amcheck.clone()),
         (
             "newest epoch",
-            format!("{} of {}", text_or_dash(&outcome.newest_epoch), text_or_dash(&outcome.newest_epoch_at)),
+            format!(
+                "{} of {}",
+                text_or_dash(&outcome.newest_epoch),
+                text_or_dash(&outcome.newest_epoch_at)
+            ),
         ),
     ];
     for (name, value) in lines {

@@ -13,14 +13,18 @@ use std::time::Duration;
 const DONE_WITHIN: Duration = Duration::from_secs(300);
 
 async fn schedule(cluster: &Cluster) -> Result<Value> {
-    let shown = cluster.pgctl_ok(&["backup", "schedule", "show", "-o", "json"]).await?;
+    let shown = cluster
+        .pgctl_ok(&["backup", "schedule", "show", "-o", "json"])
+        .await?;
     Ok(serde_json::from_str(&shown)?)
 }
 
 async fn backups(cluster: &Cluster, node: &str) -> Result<Vec<Value>> {
     let config = cluster.node(node).host().dir().join("node.toml");
     let config = config.display().to_string();
-    let listed = cluster.pgctl_ok(&["backup", "list", "-o", "json", "--config", &config]).await?;
+    let listed = cluster
+        .pgctl_ok(&["backup", "list", "-o", "json", "--config", &config])
+        .await?;
     Ok(serde_json::from_str(&listed)?)
 }
 
@@ -36,7 +40,8 @@ async fn a_backup_whose_node_dies_is_taken_by_another_one_and_once() -> Result<(
     let primary = cluster.wait_all_in_sync(RECOVERY).await?;
     let address = cluster.node(&primary).pg_address()?;
     // Within the next minute, but not at once.
-    let minute = "SELECT to_char(date_trunc('minute', now() + interval '70 s') AT TIME ZONE 'UTC', 'MI HH24')";
+    let minute =
+        "SELECT to_char(date_trunc('minute', now() + interval '70 s') AT TIME ZONE 'UTC', 'MI HH24')";
     let due = sql::value(address, minute).await?;
     let setting = format!("backup_schedule={due} * * *");
     cluster
@@ -48,11 +53,18 @@ async fn a_backup_whose_node_dies_is_taken_by_another_one_and_once() -> Result<(
         running.map(str::to_owned).with_context(|| shown.to_string())
     })
     .await?;
-    ensure!(first != primary, "the primary is copied although there are standbys");
+    ensure!(
+        first != primary,
+        "the primary is copied although there are standbys"
+    );
     // So that it is in the middle of it.
     wait_until("something is in the repository", RECOVERY, || async {
         let copying = std::process::Command::new("find")
-            .args([repository.as_os_str(), "-path".as_ref(), "*/backups/*/parts/*".as_ref()])
+            .args([
+                repository.as_os_str(),
+                "-path".as_ref(),
+                "*/backups/*/parts/*".as_ref(),
+            ])
             .output()?;
         ensure!(!copying.stdout.is_empty(), "nothing yet");
         Ok(())
@@ -77,8 +89,14 @@ async fn a_backup_whose_node_dies_is_taken_by_another_one_and_once() -> Result<(
         listed.len() == 1 && listed[0]["state"] == "complete" && listed[0]["id"] == done["id"],
         "exactly one: {listed:?}"
     );
-    ensure!(events(&cluster, "backup-lost").await?.len() == 1, "the loss is told");
-    ensure!(events(&cluster, "backup-complete").await?.len() == 1, "the end is told");
+    ensure!(
+        events(&cluster, "backup-lost").await?.len() == 1,
+        "the loss is told"
+    );
+    ensure!(
+        events(&cluster, "backup-complete").await?.len() == 1,
+        "the end is told"
+    );
     let metrics = cluster.node(&primary).http("/metrics").await?.body;
     ensure!(
         metrics.contains("pgctl_backup_last_success_timestamp_seconds"),
@@ -98,9 +116,17 @@ async fn a_drill_restores_what_was_backed_up_and_leaves_nothing_behind() -> Resu
     cluster.start().await?;
     let primary = cluster.wait_all_in_sync(RECOVERY).await?;
     let address = cluster.node(&primary).pg_address()?;
-    sql::query(address, "CREATE TABLE goods AS SELECT g AS id FROM generate_series(1, 1000) g").await?;
+    sql::query(
+        address,
+        "CREATE TABLE goods AS SELECT g AS id FROM generate_series(1, 1000) g",
+    )
+    .await?;
     cluster.pgctl_ok(&["backup", "create"]).await?;
-    sql::query(address, "INSERT INTO goods SELECT g FROM generate_series(1001, 2000) g").await?;
+    sql::query(
+        address,
+        "INSERT INTO goods SELECT g FROM generate_series(1001, 2000) g",
+    )
+    .await?;
     archived_up_to_now(&cluster, &primary).await?;
     cluster
         .pgctl_ok(&["config", "set", "drill_sql=SELECT count(*) FROM goods"])
@@ -128,7 +154,10 @@ async fn a_drill_restores_what_was_backed_up_and_leaves_nothing_behind() -> Resu
         .await?;
     let failed = cluster.pgctl(&["backup", "drill"]).await?;
     let said = String::from_utf8_lossy(&failed.stderr).into_owned();
-    ensure!(failed.status.code() == Some(1) && said.contains("nowhere"), "{said}");
+    ensure!(
+        failed.status.code() == Some(1) && said.contains("nowhere"),
+        "{said}"
+    );
     cluster.pgctl_ok(&["config", "set", "drill_sql="]).await?;
     let path = newest_segment(&repository)?;
     let mut damaged = fs::read(&path)?;
@@ -136,6 +165,9 @@ async fn a_drill_restores_what_was_backed_up_and_leaves_nothing_behind() -> Resu
     damaged[middle] ^= 1;
     fs::write(&path, damaged)?;
     let failed = cluster.pgctl(&["backup", "drill"]).await?;
-    ensure!(failed.status.code() == Some(1), "a damaged segment was not noticed");
+    ensure!(
+        failed.status.code() == Some(1),
+        "a damaged segment was not noticed"
+    );
     Ok(())
 }

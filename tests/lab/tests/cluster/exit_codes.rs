@@ -46,7 +46,9 @@ fn agent(socket: &Path, script: Arc<Mutex<Script>>) -> Result<()> {
                         b"repository main: no answer\n".to_vec()
                     }
                 }
-                [_, name] if script.trouble.iter().any(|it| it == name) => b"repository main: no answer\n".to_vec(),
+                [_, name] if script.trouble.iter().any(|it| it == name) => {
+                    b"repository main: no answer\n".to_vec()
+                }
                 [_, name] => match script.files.get(*name) {
                     Some(content) => [format!("content {}\n", content.len()).as_bytes(), content].concat(),
                     None => b"absent\n".to_vec(),
@@ -88,13 +90,20 @@ impl Plain {
     }
 
     fn start(&self) -> Result<()> {
-        let (data, log) = (self.data.display().to_string(), self.data.with_extension("log").display().to_string());
-        self.run("pg_ctl", &["-D", &data, "-l", &log, "-W", "start"]).map(drop)
+        let (data, log) = (
+            self.data.display().to_string(),
+            self.data.with_extension("log").display().to_string(),
+        );
+        self.run("pg_ctl", &["-D", &data, "-l", &log, "-W", "start"])
+            .map(drop)
     }
 
     fn stop(&self, mode: &str) {
         // It may have stopped by itself: that is what some cases are about.
-        let _ = self.run("pg_ctl", &["-D", &self.data.display().to_string(), "-m", mode, "stop"]);
+        let _ = self.run(
+            "pg_ctl",
+            &["-D", &self.data.display().to_string(), "-m", mode, "stop"],
+        );
     }
 
     fn runs(&self) -> bool {
@@ -135,7 +144,19 @@ impl Bench {
             bin_dir,
         };
         let (data, archived) = (plain.data.display().to_string(), home.join("archived"));
-        plain.run("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--no-instructions"])?;
+        plain.run(
+            "initdb",
+            &[
+                "-D",
+                &data,
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-N",
+                "--no-instructions",
+            ],
+        )?;
         fs::write(
             plain.data.join("pg_hba.conf"),
             "local all all trust\nlocal replication all trust\nhost all all all trust\n",
@@ -151,20 +172,45 @@ impl Bench {
         ])?;
         plain.start()?;
         let (address, copy) = (plain.address, home.join("copy"));
-        wait_until("the server answers", DEADLINE, || async { sql::value(address, "SELECT 1").await }).await?;
+        wait_until("the server answers", DEADLINE, || async {
+            sql::value(address, "SELECT 1").await
+        })
+        .await?;
         let (socket_dir, port) = (home.display().to_string(), address.port().to_string());
         let copy_text = copy.display().to_string();
         plain.run(
             "pg_basebackup",
-            &["-U", "postgres", "-h", &socket_dir, "-p", &port, "-D", &copy_text, "-X", "none", "--no-manifest", "-c", "fast"],
+            &[
+                "-U",
+                "postgres",
+                "-h",
+                &socket_dir,
+                "-p",
+                &port,
+                "-D",
+                &copy_text,
+                "-X",
+                "none",
+                "--no-manifest",
+                "-c",
+                "fast",
+            ],
         )?;
         sql::query(address, "CREATE TABLE rows AS SELECT 1 AS n LIMIT 0").await?;
         for _ in 0..3 {
-            sql::query(address, "INSERT INTO rows SELECT g FROM generate_series(1, 1000) g").await?;
+            sql::query(
+                address,
+                "INSERT INTO rows SELECT g FROM generate_series(1, 1000) g",
+            )
+            .await?;
             sql::query(address, "SELECT pg_switch_wal()").await?;
         }
         wait_until("all is archived", DEADLINE, || async {
-            let waiting = sql::value(address, "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'").await?;
+            let waiting = sql::value(
+                address,
+                "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'",
+            )
+            .await?;
             ensure!(waiting == "0", "{waiting} files wait");
             Ok(())
         })
@@ -202,10 +248,16 @@ impl Bench {
             fs::remove_dir_all(&self.plain.data)?;
         }
         let _ = fs::remove_file(self.plain.data.with_extension("log"));
-        let (from, to) = (self.copy.display().to_string(), self.plain.data.display().to_string());
-        self.plain.host.output(&self.plain.user, Path::new("cp"), &["-a", &from, &to])?;
+        let (from, to) = (
+            self.copy.display().to_string(),
+            self.plain.data.display().to_string(),
+        );
+        self.plain
+            .host
+            .output(&self.plain.user, Path::new("cp"), &["-a", &from, &to])?;
         let restore = format!("{} {} {verb} %f %p", self.helper.display(), self.socket.display());
-        self.plain.configure(&[("archive_mode", "off"), ("restore_command", &restore)])?;
+        self.plain
+            .configure(&[("archive_mode", "off"), ("restore_command", &restore)])?;
         self.plain.configure(more)?;
         fs::write(self.plain.data.join(signal), "")?;
         self.plain.start()
@@ -213,7 +265,10 @@ impl Bench {
 
     async fn ends_with(&self, rows: &str) -> Result<()> {
         let reached = wait_until("recovery has ended", DEADLINE, || async {
-            ensure!(self.plain.value("SELECT pg_is_in_recovery()").await? == "f", "in recovery");
+            ensure!(
+                self.plain.value("SELECT pg_is_in_recovery()").await? == "f",
+                "in recovery"
+            );
             Ok(())
         })
         .await;
@@ -267,7 +322,11 @@ async fn matrix(lab: &Lab, bin_dir: PathBuf, name: &str) -> Result<()> {
     bench.ends_with("2000").await?;
 
     // No agent at all: the same as trouble.
-    let nobody = format!("{} {} get %f %p", bench.helper.display(), bench.socket.with_extension("gone").display());
+    let nobody = format!(
+        "{} {} get %f %p",
+        bench.helper.display(),
+        bench.socket.with_extension("gone").display()
+    );
     bench.recover("recovery.signal", "get", &[("restore_command", &nobody)])?;
     bench.stops().await?;
 
@@ -286,7 +345,11 @@ async fn matrix(lab: &Lab, bin_dir: PathBuf, name: &str) -> Result<()> {
     bench.stops().await?;
 
     // A standby goes on through all trouble, and takes the segment when that is over.
-    bench.recover("standby.signal", "get-or-stream", &[("wal_retrieve_retry_interval", "100ms")])?;
+    bench.recover(
+        "standby.signal",
+        "get-or-stream",
+        &[("wal_retrieve_retry_interval", "100ms")],
+    )?;
     let reached = |rows: &'static str| {
         let bench = &bench;
         async move {
@@ -300,14 +363,24 @@ async fn matrix(lab: &Lab, bin_dir: PathBuf, name: &str) -> Result<()> {
         }
     };
     reached("2000").await?;
-    ensure!(bench.plain.value("SELECT pg_is_in_recovery()").await? == "t", "it was promoted");
+    ensure!(
+        bench.plain.value("SELECT pg_is_in_recovery()").await? == "t",
+        "it was promoted"
+    );
     bench.script(|script| script.trouble.clear());
     reached("3000").await?;
-    ensure!(bench.plain.value("SELECT pg_is_in_recovery()").await? == "t", "it was promoted");
+    ensure!(
+        bench.plain.value("SELECT pg_is_in_recovery()").await? == "t",
+        "it was promoted"
+    );
 
     // 200 takes a standby down: why it is never given to one.
     bench.script(|script| script.trouble = vec![last.clone()]);
-    bench.recover("standby.signal", "get", &[("wal_retrieve_retry_interval", "100ms")])?;
+    bench.recover(
+        "standby.signal",
+        "get",
+        &[("wal_retrieve_retry_interval", "100ms")],
+    )?;
     let down = wait_until("the standby is down", DEADLINE, || async {
         ensure!(!bench.plain.runs(), "it runs");
         Ok(())
@@ -336,7 +409,10 @@ async fn pushes(bench: &Bench) -> Result<()> {
     let plain = &bench.plain;
     plain.value("SELECT pg_switch_wal()").await?;
     wait_until("the refusal is counted", DEADLINE, || async {
-        let failed: u64 = plain.value("SELECT failed_count FROM pg_stat_archiver").await?.parse()?;
+        let failed: u64 = plain
+            .value("SELECT failed_count FROM pg_stat_archiver")
+            .await?
+            .parse()?;
         ensure!(failed >= 1, "not counted");
         Ok(())
     })
@@ -352,11 +428,22 @@ async fn pushes(bench: &Bench) -> Result<()> {
     })
     .await
     .with_context(|| plain.log())?;
-    ensure!(plain.value(archiver).await? == before, "the archiver died of a refusal");
+    ensure!(
+        plain.value(archiver).await? == before,
+        "the archiver died of a refusal"
+    );
     // A helper that is not there ends with 127, which nobody counts: that is why waiting files are looked at instead.
     let counted = plain.value("SELECT failed_count FROM pg_stat_archiver").await?;
-    let missing = format!("{}.gone {} push %p", bench.helper.display(), bench.socket.display());
-    sql::query(plain.address, &format!("ALTER SYSTEM SET archive_command = '{missing}'")).await?;
+    let missing = format!(
+        "{}.gone {} push %p",
+        bench.helper.display(),
+        bench.socket.display()
+    );
+    sql::query(
+        plain.address,
+        &format!("ALTER SYSTEM SET archive_command = '{missing}'"),
+    )
+    .await?;
     plain.value("SELECT pg_reload_conf()").await?;
     plain.value("SELECT pg_switch_wal()").await?;
     wait_until("the archiver has died of it", DEADLINE, || async {

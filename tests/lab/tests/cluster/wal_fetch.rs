@@ -20,7 +20,9 @@ async fn wal_status(cluster: &Cluster, node: &str) -> Result<Value> {
     let all: Value = serde_json::from_str(&cluster.pgctl_ok(&["wal", "status", "-o", "json"]).await?)?;
     let all = all.as_array().context("a list")?;
     let of_node = all.iter().find(|status| status["node"] == node);
-    of_node.cloned().with_context(|| format!("no answer of {node}: {all:?}"))
+    of_node
+        .cloned()
+        .with_context(|| format!("no answer of {node}: {all:?}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,10 +97,16 @@ async fn a_store_that_hangs_does_not_hold_a_failover_up() -> Result<()> {
         s3.insert(key.to_owned(), value.into());
     }
     far.insert("s3".to_owned(), s3.into());
-    let names: Vec<String> = cluster.nodes().iter().map(|node| node.name().to_owned()).collect();
+    let names: Vec<String> = cluster
+        .nodes()
+        .iter()
+        .map(|node| node.name().to_owned())
+        .collect();
     for name in &names {
         let archive = &mut cluster.node_mut(name).config.archive;
-        let repositories = archive.get_mut("repositories").and_then(toml::Value::as_array_mut);
+        let repositories = archive
+            .get_mut("repositories")
+            .and_then(toml::Value::as_array_mut);
         repositories.context("a repository")?.push(far.clone().into());
     }
     let mut scene = Scene::of(cluster).await?;
@@ -141,10 +149,15 @@ async fn a_node_that_lost_its_data_is_restored_from_a_backup() -> Result<()> {
     scene.cluster.node_mut(&lost).start().await?;
     scene.cluster.wait_all_in_sync(RECOVERY).await?;
     let log = fs::read_to_string(scene.cluster.node(&lost).log_path())?;
-    let from = log.lines().rfind(|line| line.contains("copying a running server"));
+    let from = log
+        .lines()
+        .rfind(|line| line.contains("copying a running server"));
     let from = from.context("it was not copied")?;
     let other = scene.cluster.node(&scene.others[0]).pg_address()?;
-    ensure!(from.contains(&other.port().to_string()), "it was copied from the primary: {from}");
+    ensure!(
+        from.contains(&other.port().to_string()),
+        "it was copied from the primary: {from}"
+    );
     fs::rename(repository.with_extension("away"), &repository)?;
     scene.end().await?;
     Ok(())

@@ -212,7 +212,11 @@ fn candidate<'a>(
     if let Some(report) = best {
         return Ok(report);
     }
-    let others = view.state.data_members().filter(|(id, _)| Some(*id) != holder).count();
+    let others = view
+        .state
+        .data_members()
+        .filter(|(id, _)| Some(*id) != holder)
+        .count();
     let primary_may = match settings.backup_from {
         BackupSourceRule::StandbyOnly => false,
         BackupSourceRule::PreferStandby => others == 0 || late >= PRIMARY_AFTER_MS,
@@ -256,7 +260,11 @@ fn unfit(view: &CoordinatorView<'_>, node: NodeId, end: Option<Lsn>) -> Option<S
         Some(Server::Standby(standby)) => standby,
         _ => return Some("its server is no standby".to_owned()),
     };
-    if !standby.receiver.as_ref().is_some_and(|receiver| receiver.streaming) {
+    if !standby
+        .receiver
+        .as_ref()
+        .is_some_and(|receiver| receiver.streaming)
+    {
         return Some("it does not stream".to_owned());
     }
     let lag = end.map_or(0, |end| end.bytes_since(standby.replay));

@@ -45,7 +45,10 @@ pub(super) fn decide(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction
             let name = view.state.name_of(standby);
             match view.upstream(standby) {
                 Some(from) => Decision::act("copy-from-standby", NodeAction::Copy { from, epoch }).because(
-                    Reason::open(ID, format!("it is copied from the standby {name}; no backup: {backup}")),
+                    Reason::open(
+                        ID,
+                        format!("it is copied from the standby {name}; no backup: {backup}"),
+                    ),
                 ),
                 None => from_primary(view, holder, primary, &backup, "its address is not known"),
             }
@@ -138,7 +141,10 @@ fn streams(view: &NodeView<'_>, report: &NodeReport) -> Option<Lsn> {
         .upstream
         .as_ref()
         .is_some_and(|upstream| upstream.application_name == name);
-    let streaming = standby.receiver.as_ref().is_some_and(|receiver| receiver.streaming);
+    let streaming = standby
+        .receiver
+        .as_ref()
+        .is_some_and(|receiver| receiver.streaming);
     let well = pg.vitals.fit_to_serve(view.state.settings.disk_reserve_bytes);
     let on_timeline = standby.position.timeline == view.state.timeline;
     (follows && streaming && well && on_timeline).then_some(standby.position.lsn)
