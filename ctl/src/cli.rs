@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    backup, completions, config, context, ddl, dsn, events, explain, failover, fence, history, list, member,
-    pause, restore, resume, status, switchover, topology, unfence, version, wal,
+    backup, completions, config, context, ddl, dsn, dump, events, explain, failover, fence, history, list,
+    member, pause, restore, resume, status, switchover, topology, unfence, version, wal,
 };
 use crate::failure::{EXIT_CODES, Failure};
 use crate::output::Format;
@@ -73,6 +73,7 @@ pub enum Command {
     Backup(backup::Args),
     Wal(wal::Args),
     Restore(restore::Args),
+    Dump(dump::Args),
     Dsn(dsn::Args),
     Context(context::Args),
     Ddl(ddl::Args),

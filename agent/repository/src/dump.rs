@@ -99,7 +99,13 @@ impl DumpWriter {
         let key = self.line.dump(&self.dump.id);
         for repository in &self.repositories {
             let made = repository
-                .create(key.clone(), Kind::Backup, &self.dump.id, BTreeMap::new(), json.clone())
+                .create(
+                    key.clone(),
+                    Kind::Backup,
+                    &self.dump.id,
+                    BTreeMap::new(),
+                    json.clone(),
+                )
                 .await?;
             unique(repository, &key, made.0)?;
         }

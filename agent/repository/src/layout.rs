@@ -112,6 +112,18 @@ impl Line {
         format!("{self}/backups/{id}/parts/{number:06}")
     }
 
+    pub(crate) fn dumps(&self) -> String {
+        format!("{self}/dumps")
+    }
+
+    pub(crate) fn dump(&self, id: &str) -> String {
+        format!("{self}/dumps/{id}/dump")
+    }
+
+    pub(crate) fn dump_part(&self, id: &str, number: usize) -> String {
+        format!("{self}/dumps/{id}/parts/{number:06}")
+    }
+
     pub(crate) fn drills(&self) -> String {
         format!("{self}/drills")
     }

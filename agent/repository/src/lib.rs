@@ -15,6 +15,7 @@
 //! | `wal` | archived WAL: put and get |
 //! | `inventory` | which segments are there, which are missing, and which belong to a line |
 //! | `tar`, `backup`, `catalogue` | base backups |
+//! | `dump` | logical dumps |
 //! | `evidence` | what drills found |
 //! | `plan`, `unpack` | what a restore would do, and doing it |
 //! | `recovery` | what a restored server may fetch, and what it must find |
@@ -30,6 +31,7 @@ mod catalogue;
 mod cipher;
 mod codec;
 mod config;
+mod dump;
 mod envelope;
 mod error;
 mod evidence;
@@ -52,6 +54,7 @@ pub use catalogue::{Catalogue, Part, backups};
 pub use cipher::Secret;
 pub use codec::Codec;
 pub use config::{Place, RepositoryConfig, S3};
+pub use dump::{Dump, DumpWriter, dumps, read_dump};
 pub use envelope::{Header, Kind};
 pub use error::Error;
 pub use inventory::{Hole, Inventory, Span, inventory};

@@ -48,7 +48,11 @@ async fn take_all(
 ) -> Result<(), String> {
     let facts = archive.source.facts().await?;
     let line = Line::new(&archive.config.cluster, facts.system_id);
-    let repositories = archive.doors.plain(&line).await.map_err(|error| error.to_string())?;
+    let repositories = archive
+        .doors
+        .plain(&line)
+        .await
+        .map_err(|error| error.to_string())?;
     let mut databases = asked.databases.clone();
     if databases.is_empty() && !asked.globals {
         databases = all_databases(archive).await?;
@@ -58,7 +62,10 @@ async fn take_all(
     for database in all {
         let label = if database.is_empty() { "globals" } else { &database };
         // The name of an object: what else there may be in a database's name is left out.
-        let plain: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let plain: String = label
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
         let of = Dump {
             id: format!("{}-{plain}-{}", asked.id, done.len()),
             cluster: line.cluster().to_owned(),
@@ -115,7 +122,10 @@ async fn take(
         command.arg(format!("--dbname={}", conninfo(&of.database)));
         command
     };
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = tokio::process::Command::from(command)
         .kill_on_drop(true)
         .spawn()
@@ -129,14 +139,19 @@ async fn take(
         let _ = errors.read_to_string(&mut said).await;
         said
     });
-    let mut writer = DumpWriter::begin(repositories, line, of).await.map_err(|error| error.to_string())?;
+    let mut writer = DumpWriter::begin(repositories, line, of)
+        .await
+        .map_err(|error| error.to_string())?;
     let (mut piece, mut bytes) = (vec![0; PIECE], 0);
     loop {
         let length = output.read(&mut piece).await.map_err(|error| error.to_string())?;
         if length == 0 {
             break;
         }
-        writer.write(&piece[..length]).await.map_err(|error| error.to_string())?;
+        writer
+            .write(&piece[..length])
+            .await
+            .map_err(|error| error.to_string())?;
         bytes += length as u64;
         tell(bytes);
     }

@@ -17,6 +17,7 @@
 //! | `doors` | the repositories, opened when they can be |
 //! | `tally` | what was done and what failed |
 //! | `backups` | base backups, one at a time |
+//! | `dumps` | logical dumps |
 //! | `duties` | scheduled work that the cluster has given to this node |
 //! | `drill`, `scratch` | a restore into scratch space; the server that is thrown away |
 //! | `report` | what the cluster is told of all this |
@@ -33,6 +34,7 @@ mod chase;
 mod command;
 mod doors;
 mod drill;
+mod dumps;
 mod duties;
 mod fetch;
 mod local;

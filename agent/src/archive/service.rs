@@ -2,15 +2,16 @@
 
 use super::backups::{self, Busy};
 use super::drill::{self, Evidence, Which};
+use super::dumps::{self, Asked};
 use super::{Archive, duties, local, ready, schedule};
 use crate::ports::Consensus;
 use crate::wall_time::{now, stamp};
 use agent_core::cluster::DutyKind;
 use proto::archive::archive_server::Archive as Wire;
 use proto::archive::{
-    ArchiveStatus, BackupProgress, CreateBackupRequest, DrillOutcome, DrillProgress, DrillRequest,
-    FetchWalRequest, RepositoryStatus, ScheduleReply, ScheduleRequest, StatusRequest, SwitchWalReply,
-    SwitchWalRequest, WalPiece,
+    ArchiveStatus, BackupProgress, CreateBackupRequest, CreateDumpRequest, DrillOutcome, DrillProgress,
+    DrillRequest, DumpProgress, FetchWalRequest, RepositoryStatus, ScheduleReply, ScheduleRequest,
+    StatusRequest, SwitchWalReply, SwitchWalRequest, WalPiece,
 };
 use repository::WalName;
 use std::sync::Arc;
@@ -224,6 +225,37 @@ impl Wire for ArchiveService {
                 outcome: Some(evidence.into()),
             };
             let _ = tell.send(Ok(last)).await;
+        });
+        Ok(Response::new(ReceiverStream::new(told)))
+    }
+
+    type CreateDumpStream = ReceiverStream<Result<DumpProgress, Status>>;
+
+    async fn create_dump(
+        &self,
+        request: Request<CreateDumpRequest>,
+    ) -> Result<Response<Self::CreateDumpStream>, Status> {
+        let CreateDumpRequest {
+            id,
+            databases,
+            globals,
+        } = request.into_inner();
+        check_id(&id)?;
+        let archive = Arc::clone(self.archive()?);
+        let asked = Asked {
+            id,
+            databases,
+            globals,
+        };
+        let (tell, told) = mpsc::channel(4);
+        let handle = archive.runtime.handle().cloned();
+        let handle = handle.ok_or_else(|| Status::unavailable("the agent ends"))?;
+        handle.spawn(async move {
+            let gone = tell.clone();
+            tokio::select! {
+                () = dumps::run(&archive, asked, tell) => {}
+                () = gone.closed() => {}
+            }
         });
         Ok(Response::new(ReceiverStream::new(told)))
     }

@@ -190,6 +190,8 @@ async fn view<'a>(
     } else {
         server.hands.lock().await.conf.clone()
     };
+    // Before the desk is locked below.
+    let backup = copying::known_backup(node, now);
     let reports = node.reports.view();
     let holder = state
         .holder
@@ -212,7 +214,7 @@ async fn view<'a>(
         peers: node.peers(now, REPORT_FRESH),
         memory: node.desk().memory.clone(),
         watchdog: node.watchdog.as_ref().map(|watchdog| watchdog.report()),
-        backup: copying::known_backup(node, now),
+        backup,
     }
 }
 

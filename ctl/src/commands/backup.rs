@@ -1,6 +1,6 @@
 //! `pgctl backup`: base backups.
 
-mod create;
+pub mod create;
 mod drill;
 mod list;
 mod schedule;

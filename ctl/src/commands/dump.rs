@@ -26,7 +26,9 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Has a node dump databases into every repository, in pg_dump's custom format
-    #[command(after_help = "Examples:\n  pgctl dump create\n  pgctl dump create --database shop --database crm -o json")]
+    #[command(
+        after_help = "Examples:\n  pgctl dump create\n  pgctl dump create --database shop --database crm -o json"
+    )]
     Create(create::Args),
     /// Lists the dumps in a repository, read without any agent
     #[command(after_help = "Examples:\n  pgctl dump list\n  pgctl dump list --repository far -o json")]

@@ -6,6 +6,7 @@ pub mod config;
 pub mod context;
 pub mod ddl;
 pub mod dsn;
+pub mod dump;
 pub mod events;
 pub mod explain;
 pub mod failover;
@@ -72,6 +73,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Member(args) => member::run(&frame()?, &args).await,
         Command::Backup(args) => backup::run(&globals(), &args).await,
         Command::Wal(args) => wal::run(&globals(), &args).await,
+        Command::Dump(args) => dump::run(&globals(), &args).await,
         Command::Restore(args) => restore::run(cli.output, &args).await,
         // Its exit codes are a linter's, and it asks no agent.
         Command::Ddl(args) => return ddl::run(cli.output, &args),

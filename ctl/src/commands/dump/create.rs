@@ -70,7 +70,10 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    Err(Failure::local(format!("the agent of {} stopped telling", member.name)))
+    Err(Failure::local(format!(
+        "the agent of {} stopped telling",
+        member.name
+    )))
 }
 
 fn print(format: Format, dumps: &[DumpEntry]) -> Result<(), Failure> {

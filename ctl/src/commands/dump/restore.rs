@@ -53,9 +53,15 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
 
 async fn to_file(repository: &Repository, dump: &Dump, path: &Path) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::local(format!("{}: {error}", path.display()));
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
     let mut file = file.map_err(failed)?;
-    read_dump(repository, dump, |piece| file.write_all(piece)).await.map_err(refused)?;
+    read_dump(repository, dump, |piece| file.write_all(piece))
+        .await
+        .map_err(refused)?;
     file.sync_all().map_err(failed)?;
     let next = if dump.database.is_empty() {
         "load it with: psql -X -f"
@@ -75,19 +81,29 @@ async fn load(repository: &Repository, dump: &Dump, dbname: &str, args: &Args) -
         command.args(["--exit-on-error", "--no-password"]);
         command.args(args.table.iter().map(|table| format!("--table={table}")));
         command.args(args.schema.iter().map(|schema| format!("--schema={schema}")));
-        command.args(args.clean.then_some("--clean").into_iter().chain(args.clean.then_some("--if-exists")));
+        command.args(
+            args.clean
+                .then_some("--clean")
+                .into_iter()
+                .chain(args.clean.then_some("--if-exists")),
+        );
         command
     };
     let program = command.get_program().to_string_lossy().into_owned();
     command.arg(format!("--dbname={dbname}")).stdin(Stdio::piped());
     let failed = |error: std::io::Error| Failure::local(format!("{program}: {error}: is it on your PATH?"));
     let mut child = command.spawn().map_err(failed)?;
-    let mut input = child.stdin.take().ok_or_else(|| Failure::local("the program has no input"))?;
+    let mut input = child
+        .stdin
+        .take()
+        .ok_or_else(|| Failure::local("the program has no input"))?;
     let passed = read_dump(repository, dump, |piece| input.write_all(piece)).await;
     drop(input);
     let status = child.wait().map_err(failed)?;
     if !status.success() {
-        return Err(Failure::local(format!("{program}: {status}: what it said stands above")));
+        return Err(Failure::local(format!(
+            "{program}: {status}: what it said stands above"
+        )));
     }
     passed.map_err(refused)?;
     output::line(format!("loaded {} bytes of {}", dump.bytes, dump.id))
