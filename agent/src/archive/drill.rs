@@ -6,8 +6,8 @@ use super::{Archive, command};
 use crate::wall_time::stamp;
 use agent_core::pg::Lsn;
 use repository::{
-    Catalogue, Inventory, Line, Plan, RecoveryOrder, Repository, Target, WalName, backups, inventory, plan,
-    restore_into,
+    Catalogue, Error, Inventory, Line, Plan, RecoveryOrder, Repository, Target, WalName, backups, inventory,
+    plan, restore_into,
 };
 use serde::Serialize;
 use std::fmt::Write;
@@ -465,7 +465,11 @@ async fn answer(stream: UnixStream, order: &RecoveryOrder, repository: &Reposito
                 return writer.shutdown().await;
             }
             Ok(None) => break "absent".to_owned(),
-            Err(error) if error.is_missing() || begun.elapsed() >= FETCH => break error.to_string(),
+            // To ask again helps against an outage only.
+            Err(error @ (Error::Missing { .. } | Error::Damaged { .. } | Error::Key { .. })) => {
+                break error.to_string();
+            }
+            Err(error) if begun.elapsed() >= FETCH => break error.to_string(),
             Err(error) => tracing::warn!(%error, "the drill asks the repository again"),
         }
         tokio::time::sleep(pause).await;
