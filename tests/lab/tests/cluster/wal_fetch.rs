@@ -1,7 +1,8 @@
 //! Standbys that fetch WAL: one that fell behind comes back without a copy, and a store that hangs holds nobody up.
 
-use crate::archive::place;
+use crate::archive::{archived_up_to_now, place};
 use crate::orders::events;
+use crate::rejoin::{diverge, the_table_is_nowhere};
 use crate::scene::{RECOVERY, Scene, check};
 use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Lab, Mono, sql, wait_until};
@@ -159,6 +160,57 @@ async fn a_node_that_lost_its_data_is_restored_from_a_backup() -> Result<()> {
         "it was copied from the primary: {from}"
     );
     fs::rename(repository.with_extension("away"), &repository)?;
+    scene.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rewind_fetches_wal_that_its_node_has_recycled() -> Result<()> {
+    let lab = Lab::new()?;
+    let repository = place(&lab)?;
+    let cluster = Cluster::builder(&lab, "recycled")
+        .timing("lan-fast")
+        .repository(&repository)
+        .build()?;
+    let mut scene = Scene::of(cluster).await?;
+    let first = scene.first.clone();
+    let address = scene.cluster.node(&first).pg_address()?;
+    let newest = "SELECT pg_walfile_name(pg_current_wal_lsn())";
+    // The last checkpoint that both lines have is a few segments before the fork.
+    sql::query(address, "CHECKPOINT").await?;
+    let from = sql::value(address, newest).await?;
+    for _ in 0..3 {
+        scene.writer.wait_for_acks(20, RECOVERY).await?;
+        sql::query(address, "SELECT pg_switch_wal()").await?;
+    }
+    archived_up_to_now(&scene.cluster, &first).await?;
+    let to = sql::value(address, newest).await?;
+    diverge(&scene).await?;
+    // So that its own recovery begins behind the fork, and needs none of what is taken away.
+    sql::query(address, "CHECKPOINT").await?;
+    let folder = scene.cluster.node(&first).data_dir()?.join("pg_wal");
+    let mut removed = 0;
+    for entry in fs::read_dir(&folder)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.len() == 24 && name >= from && name < to {
+            fs::remove_file(entry.path())?;
+            removed += 1;
+        }
+    }
+    ensure!(removed >= 3, "{removed} segments from {from} to {to}");
+    scene.cluster.node_mut(&first).start().await?;
+    scene.cluster.wait_all_in_sync(RECOVERY).await?;
+    the_table_is_nowhere(&scene).await?;
+    let kept = events(&scene.cluster, "diverged-wal-kept").await?;
+    ensure!(kept.len() == 1 && kept[0].starts_with(&first), "{kept:?}");
+    let aside = events(&scene.cluster, "data-set-aside").await?;
+    ensure!(aside.is_empty(), "the rewind did not come off: {aside:?}");
+    let status = wal_status(&scene.cluster, &first).await?;
+    let fetched = |field: &str| status[field].as_u64().unwrap_or(0);
+    ensure!(
+        fetched("fetched_from_repositories") + fetched("fetched_from_peers") > 0,
+        "nothing was fetched: {status}"
+    );
     scene.end().await?;
     Ok(())
 }
