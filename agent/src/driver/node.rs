@@ -100,6 +100,8 @@ pub(super) struct Desk {
     pub reached: Option<Lsn>,
     /// The newest backup, and when somebody looked.
     pub backup: Option<(MonoTime, Option<BackupSight>)>,
+    /// Why the copy that is being made comes from where it does.
+    pub copied_because: Vec<Reason>,
     /// How the data came here, until it was seen to follow.
     pub came_by: Option<Rung>,
     /// The long job that is at work on the data directory.
@@ -160,6 +162,7 @@ impl Node {
                 without_stream_since: None,
                 reached: None,
                 backup: None,
+                copied_because: Vec::new(),
                 came_by: None,
                 job: None,
                 errands: BTreeSet::new(),

@@ -4,7 +4,7 @@ use super::copying;
 use super::node::{Errand, Node, ServerSide};
 use super::perform::{errand, perform};
 use agent_core::cluster::ClusterState;
-use agent_core::decide::node::{LOOK_FOR_A_BACKUP, LeaseView, NodeView, SERVER_HANGS, decide};
+use agent_core::decide::node::{LOOK_FOR_A_BACKUP, LeaseView, NodeAction, NodeView, SERVER_HANGS, decide};
 use agent_core::ids::Epoch;
 use agent_core::time::MonoTime;
 use agent_core::view::{FenceReceipt, PgObservation, Server};
@@ -134,7 +134,19 @@ async fn turn(node: &Arc<Node>, server: &ServerSide, state: &ClusterState, pg: P
     };
     {
         let mut desk = node.desk();
+        let copies =
+            |action: &NodeAction| matches!(action, NodeAction::Copy { .. } | NodeAction::Restore { .. });
+        if decision.actions.iter().any(copies) {
+            desk.copied_because.clone_from(&decision.reasons);
+        }
         desk.explain.clone_from(&decision.reasons);
+        if desk.job.is_some() {
+            // While a copy is made, what it is made of is what people ask.
+            let because = desk.copied_because.clone();
+            desk.explain.extend(because);
+        } else if decision.actions.is_empty() {
+            desk.copied_because.clear();
+        }
     }
     if decision.rule == LOOK_FOR_A_BACKUP {
         copying::look_for_backup(node, state);

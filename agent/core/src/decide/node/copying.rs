@@ -34,8 +34,13 @@ pub(super) fn decide(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction
     };
     let backup = match from_repository(view) {
         Ok(Some(backup)) => {
+            let found = format!(
+                "it is restored from backup {}, {} bytes; the WAL since {} comes from the archive",
+                backup.id, backup.bytes, backup.start
+            );
             let backup = backup.id.clone();
-            return Decision::act("restore-a-backup", NodeAction::Restore { backup, epoch });
+            return Decision::act("restore-a-backup", NodeAction::Restore { backup, epoch })
+                .because(Reason::open(ID, found));
         }
         Ok(None) => return Decision::rest(LOOK_FOR_A_BACKUP),
         Err(why) => why,
