@@ -19,7 +19,7 @@ use crate::fencing::stonith::Stonith;
 use crate::fencing::watchdog::{Device, KernelWatchdog, LeaseSight, Watchdog};
 use crate::guard_command::GuardArguments;
 use crate::lease::{self, Fences, Lease};
-use crate::ports::{Consensus, Overview, SchemaServer};
+use crate::ports::{Consensus, Overview, SchemaServer, WalCommands};
 use crate::postgres::{Credentials, Instance, InstanceConfig};
 use crate::rollout::{RolloutService, Rollouts};
 use crate::{hardening, incarnation, notify};
@@ -140,12 +140,27 @@ impl Agent<'_> {
         let handle = consensus;
         let consensus: Arc<dyn Consensus> = Arc::new(handle.clone());
         tracing::info!(node = %consensus.node_id(), incarnation = self.incarnation, "this node is in the cluster");
-        let archive = self.start_archive(server.as_ref().map(|(instance, _)| instance), &consensus)?;
-        archiving.open(ArchiveServer::new(ArchiveService::new(archive)));
+        let archive =
+            self.start_archive(server.as_ref().map(|(instance, _)| instance), &consensus, &lease)?;
+        let told = archive
+            .as_ref()
+            .map(|archive| archive.take_duties(&consensus, self.incarnation));
+        let restores = archive.clone();
+        archiving.open(ArchiveServer::new(ArchiveService::new(
+            archive,
+            Arc::clone(&consensus),
+        )));
         let node = self.start_driver(clock, consensus, lease, server, guards, health, &stop, &mut tasks);
         let rollouts = rollouts(&node);
         rolling.open(RolloutService::server(rollouts.clone()));
         run_task(&mut tasks, rollouts.run(stop.clone()));
+        if let Some(told) = told {
+            // Set once, here.
+            let _ = node.archive.set(told);
+        }
+        if let Some(restores) = restores {
+            let _ = node.restores.set(restores);
+        }
         watchman::start(&node, stop.clone())
             .context("could not start the threads of the probes: raise the limit on threads")?;
         let coordinator = Coordinator::new(node.clone());
@@ -272,7 +287,7 @@ impl Agent<'_> {
             parameters: postgres.parameters.clone(),
             hba: postgres.hba.clone(),
             rollout_role: self.config.rollout_role.clone(),
-            archive_command: self.archive_command(postgres)?,
+            wal_commands: self.wal_commands(postgres)?,
             state_dir: self.config.node.state_dir.clone(),
         };
         let instance = Instance::open(config, credentials(&Secrets::default()))?;
@@ -294,12 +309,12 @@ impl Agent<'_> {
         Ok((instance, fencer))
     }
 
-    fn archive_command(&self, postgres: &Postgres) -> anyhow::Result<Option<String>> {
+    fn wal_commands(&self, postgres: &Postgres) -> anyhow::Result<Option<WalCommands>> {
         if self.config.repositories.is_empty() {
             return Ok(None);
         }
         let socket = archive::socket_path(&postgres.socket_dir, postgres.listen.port());
-        archive::archive_command(&socket)
+        archive::wal_commands(&socket)
             .map(Some)
             .map_err(anyhow::Error::msg)
     }
@@ -309,6 +324,7 @@ impl Agent<'_> {
         &self,
         instance: Option<&Instance>,
         consensus: &Arc<dyn Consensus>,
+        lease: &Lease,
     ) -> anyhow::Result<Option<Arc<Archive>>> {
         let (Some(instance), Some(postgres)) = (instance, &self.config.postgres) else {
             return Ok(None);
@@ -325,8 +341,12 @@ impl Agent<'_> {
             owner: instance.server_account(),
             repositories: self.config.repositories.clone(),
         };
-        let consensus = Arc::clone(consensus);
-        let sight = move || Sight::of(&consensus.state(), consensus.node_id());
+        let (consensus, lease) = (Arc::clone(consensus), lease.clone());
+        let sight = move || {
+            // The pledge first: a state that is read afterwards can only be newer.
+            let pledge = lease.status().pledge;
+            Sight::of(&consensus.state(), consensus.node_id(), pledge)
+        };
         Archive::start(config, Arc::new(instance.clone()), sight)
             .map(Some)
             .context("could not start the threads of the archive: raise the limit on threads")

@@ -2,11 +2,13 @@
 
 use agent_core::cluster::{Applied, ClusterState, Command, Member, Rejected};
 use agent_core::health::LogWrites;
+use agent_core::decide::node::BackupSight;
 use agent_core::ids::{NodeId, RequestId};
 use agent_core::pg::{Lsn, SystemId, TimelineHistory, TimelineId};
 use agent_core::reason::Reason;
 use agent_core::view::ClusterView;
 use futures::future::BoxFuture;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncRead;
@@ -100,6 +102,17 @@ pub trait Overview: Send + Sync + 'static {
     fn explain_node(&self) -> Vec<Reason>;
 }
 
+/// What the server runs to archive its WAL and to fetch it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalCommands {
+    /// `archive_command`.
+    pub push: String,
+    /// `restore_command` of a standby that follows a primary: answered at once, and never in a way that ends its server.
+    pub follow: String,
+    /// `restore_command` of a rewind, which fails without the file that it asks for.
+    pub exact: String,
+}
+
 /// What the archive asks of the server beside it.
 pub trait BackupSource: Send + Sync + 'static {
     /// What a backup of it is a backup of.
@@ -119,6 +132,18 @@ pub trait BackupSource: Send + Sync + 'static {
     fn history_of(&self, timeline: TimelineId) -> Option<TimelineHistory>;
     /// Which database cluster it is, and whether its server is shutting down. Reads the control file only.
     fn identity(&self) -> Option<(SystemId, bool)>;
+    /// One of the server's own programs, to be run as its user when the machine has nothing better to do.
+    fn at_low_priority(&self, program: &str) -> std::process::Command;
+    /// Bytes of a WAL segment, by the control file.
+    fn segment_bytes(&self) -> Option<u64>;
+}
+
+/// Backups of the repositories, for a node that has no data.
+pub trait Restores: Send + Sync + 'static {
+    /// The newest complete backup of that database cluster by a server of that major version; `None` if there is none.
+    fn newest(&self, of: SystemId, major: u32) -> BoxFuture<'_, Result<Option<BackupSight>, String>>;
+    /// Writes the files of a backup into an empty folder.
+    fn restore(&self, of: SystemId, id: String, into: PathBuf) -> BoxFuture<'_, Result<(), String>>;
 }
 
 /// Why a statement of a rollout gave no answer.

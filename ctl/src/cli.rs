@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    backup, completions, config, context, ddl, dsn, events, explain, failover, fence, history, list, member,
-    pause, repo, restore, resume, status, switchover, topology, unfence, version, wal,
+    backup, completions, config, context, ddl, dsn, dump, events, explain, failover, fence, history, list,
+    member, pause, repo, restore, resume, status, switchover, topology, unfence, version, wal,
 };
 use crate::failure::{EXIT_CODES, Failure};
 use crate::output::Format;
@@ -74,6 +74,7 @@ pub enum Command {
     Wal(wal::Args),
     Restore(restore::Args),
     Repo(repo::Args),
+    Dump(dump::Args),
     Dsn(dsn::Args),
     Context(context::Args),
     Ddl(ddl::Args),

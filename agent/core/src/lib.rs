@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`pg`] | PostgreSQL's vocabulary: LSN, timeline, control file |
 //! | [`ids`], [`time`] | node ids, epochs; instants and the two clocks of a lease |
+//! | [`schedule`] | when something is due that recurs |
 //! | [`timing`] | the timing profiles and the inequality that they must meet |
 //! | [`cluster`] | the replicated state, its commands, and `apply` |
 //! | [`lease`] | the two sides of the majority lease: holder and voter |
@@ -29,6 +30,7 @@ pub mod pg;
 pub mod reason;
 pub mod rollout;
 pub mod sabotage;
+pub mod schedule;
 pub mod time;
 pub mod timing;
 pub mod view;

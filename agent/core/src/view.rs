@@ -141,6 +141,26 @@ pub struct NodeReport {
     /// What fences its server when the agent does not; `None` on a witness.
     #[serde(default)]
     pub fencing: Option<FencingReport>,
+    /// Of its archive; `None` on a node without a repository.
+    #[serde(default)]
+    pub archive: Option<ArchiveReport>,
+}
+
+/// What a node says of its archive. Backups are decided by it, and nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveReport {
+    /// Files that its server waits to have archived.
+    pub ready: u64,
+    /// For how long the oldest of them has waited, milliseconds.
+    pub oldest_ready_ms: Option<u64>,
+    /// Since the agent started: archived, refused or failed, and put into quarantine.
+    pub archived: u64,
+    pub failed: u64,
+    pub quarantined: u64,
+    /// Segments missing in a repository, at the last look; only the primary's node looks.
+    pub missing_segments: Option<u64>,
+    /// The claimed duties that it is at.
+    pub duties: Vec<String>,
 }
 
 /// What keeps a server from outliving its node's lease when the agent cannot. Shown, and never decided by: the `F` of the

@@ -38,6 +38,8 @@ pub enum Kind {
     Pin,
     /// What is to go, or is gone.
     Mark,
+    /// What a drill found.
+    Evidence,
 }
 
 /// What is known of an object without reading its content.

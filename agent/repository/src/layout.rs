@@ -182,6 +182,26 @@ impl Line {
         format!("{self}/expired/{name}")
     }
 
+    pub(crate) fn dumps(&self) -> String {
+        format!("{self}/dumps")
+    }
+
+    pub(crate) fn dump(&self, id: &str) -> String {
+        format!("{self}/dumps/{id}/dump")
+    }
+
+    pub(crate) fn dump_part(&self, id: &str, number: usize) -> String {
+        format!("{self}/dumps/{id}/parts/{number:06}")
+    }
+
+    pub(crate) fn drills(&self) -> String {
+        format!("{self}/drills")
+    }
+
+    pub(crate) fn drill(&self, id: &str) -> String {
+        format!("{self}/drills/{id}")
+    }
+
     pub(crate) fn key(&self, name: &str) -> String {
         format!("{self}/keys/{name}")
     }

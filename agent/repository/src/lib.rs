@@ -15,6 +15,8 @@
 //! | `wal` | archived WAL: put and get |
 //! | `inventory` | which segments are there, which are missing, and which belong to a line |
 //! | `tar`, `backup`, `catalogue` | base backups |
+//! | `dump` | logical dumps |
+//! | `evidence` | what drills found |
 //! | `plan`, `unpack`, `increment` | what a restore would do, and doing it |
 //! | `retention`, `marks`, `expiry` | what is kept and what goes: the decision, what a person says about it, carrying it out |
 //! | `verify` | reading it all, and mending it from another repository |
@@ -32,12 +34,14 @@ mod catalogue;
 mod cipher;
 mod codec;
 mod config;
+mod dump;
 mod envelope;
 mod error;
 mod expiry;
 #[cfg(test)]
 mod faulty_store;
 mod increment;
+mod evidence;
 mod inventory;
 mod keys;
 mod layout;
@@ -61,6 +65,7 @@ pub use catalogue::{Catalogue, Part, backups, chain, complete, manifest_of};
 pub use cipher::Secret;
 pub use codec::Codec;
 pub use config::{Place, RepositoryConfig, S3};
+pub use dump::{Dump, DumpWriter, dumps, read_dump};
 pub use envelope::{Header, Kind};
 pub use error::Error;
 pub use expiry::{Deleted, Expiry, Going, expire, marked};

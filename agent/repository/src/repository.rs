@@ -196,7 +196,13 @@ impl Repository {
         let (packing, owned) = (self.packing.clone(), name.to_owned());
         // Small things compress in no time and must be readable with `head` and `cat`.
         let packing = match kind {
-            Kind::Key | Kind::Backup | Kind::History | Kind::Label | Kind::Pin | Kind::Mark => Packing {
+            Kind::Key
+            | Kind::Backup
+            | Kind::History
+            | Kind::Label
+            | Kind::Pin
+            | Kind::Mark
+            | Kind::Evidence => Packing {
                 codec: crate::codec::Codec::None,
                 ..packing
             },

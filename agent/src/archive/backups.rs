@@ -5,9 +5,10 @@ use super::increments::{self, Base};
 use crate::ports::ArchiveStream;
 use crate::ports::SourceFacts;
 use crate::wall_time::stamp;
+use futures::future::BoxFuture;
 use proto::archive::archive_client::ArchiveClient;
 use proto::archive::{BackupOutcome, BackupProgress, SwitchWalRequest};
-use repository::{BackupFacts, BackupWriter, Catalogue, Line, Repository, inventory};
+use repository::{BackupFacts, BackupWriter, Catalogue, Line, Repository, backups, inventory};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
@@ -59,6 +60,50 @@ impl Desk {
     }
 }
 
+/// Asks the cluster whether a claim still stands.
+pub(super) type Seal = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// What is different about a backup that the cluster has ordered.
+pub(super) struct Claimed {
+    /// Earlier attempts for the same due time: if one of them was finished after all, that is the backup.
+    pub earlier: Vec<String>,
+    pub seal: Seal,
+}
+
+/// Takes a backup that the cluster has ordered; says what came of it. Dropping it breaks it off.
+pub(super) async fn claimed(
+    archive: Arc<Archive>,
+    id: String,
+    max_rate_kb: Option<u32>,
+    claimed: Claimed,
+) -> Result<String, String> {
+    let (tell, told) = watch::channel(BackupProgress {
+        phase: "copying".to_owned(),
+        ..BackupProgress::default()
+    });
+    archive
+        .backups
+        .join_or_begin(&id, || told)
+        .map_err(|Busy { id }| format!("backup {id} is under way on this node"))?;
+    let job = Job {
+        archive,
+        id,
+        tell,
+        begun: Instant::now(),
+        claimed: Some(claimed),
+    };
+    let outcome = job.run(max_rate_kb).await;
+    let said = match &outcome {
+        Ok(entry) => Ok(format!(
+            "{} bytes in {} stored, {} to {} on timeline {}",
+            entry.bytes, entry.stored_bytes, entry.start, entry.stop, entry.timeline
+        )),
+        Err(error) => Err(error.clone()),
+    };
+    job.end(outcome);
+    said
+}
+
 /// Takes a backup and tells of it.
 pub(super) fn begin(
     archive: &Arc<Archive>,
@@ -81,6 +126,7 @@ pub(super) fn begin(
             tell,
             begun: Instant::now(),
             incremental,
+            claimed: None,
         };
         let outcome = job.run(max_rate_kb).await;
         job.end(outcome);
@@ -95,6 +141,8 @@ struct Job {
     begun: Instant,
     /// Only what has changed, where that can be told.
     incremental: bool,
+    /// `None` for one that an operator asked for.
+    claimed: Option<Claimed>,
 }
 
 impl Job {
@@ -114,11 +162,43 @@ impl Job {
             .plain(&line)
             .await
             .map_err(|error| error.to_string())?;
-        tracing::info!(backup = self.id, standby = facts.standby, "a base backup begins");
-        let entry = self.copy(&repositories, &line, facts, max_rate_kb).await?;
+        let entry = match self.finished_before(&repositories, &line).await? {
+            Some(entry) => entry,
+            None => {
+                tracing::info!(backup = self.id, standby = facts.standby, "a base backup begins");
+                self.copy(&repositories, &line, facts, max_rate_kb).await?
+            }
+        };
         self.tell(|progress| "waiting-for-wal".clone_into(&mut progress.phase));
         self.wait_for_wal(&repositories, &line, &entry).await?;
         Ok(entry)
+    }
+
+    /// The backup of an earlier attempt, whose node was lost after it had written all of it.
+    async fn finished_before(
+        &self,
+        repositories: &[Repository],
+        line: &Line,
+    ) -> Result<Option<Catalogue>, String> {
+        let earlier = match &self.claimed {
+            Some(claimed) if !claimed.earlier.is_empty() => &claimed.earlier,
+            _ => return Ok(None),
+        };
+        let mut found: Option<Vec<Catalogue>> = None;
+        for repository in repositories {
+            let there = backups(repository, line)
+                .await
+                .map_err(|error| error.to_string())?;
+            let mut of_these: Vec<Catalogue> = there
+                .into_iter()
+                .filter(|entry| earlier.contains(&entry.id))
+                .collect();
+            if let Some(found) = &found {
+                of_these.retain(|entry| found.contains(entry));
+            }
+            found = Some(of_these);
+        }
+        Ok(found.and_then(|found| found.into_iter().next()))
     }
 
     async fn copy(
@@ -163,6 +243,9 @@ impl Job {
             length = read(stream.as_mut(), &mut piece).await?;
         }
         stream.ended().await?;
+        if let Some(claimed) = &self.claimed {
+            (claimed.seal)().await?;
+        }
         let entry = writer.finish(now_ms()).await.map_err(|error| error.to_string())?;
         self.tell(|progress| {
             progress.bytes = entry.bytes;
@@ -256,7 +339,8 @@ impl Job {
             let Some((repository, hole)) = lacks else {
                 return Ok(());
             };
-            if begun.elapsed() >= WAL_WITHIN {
+            // One that was ordered stays with its node: another attempt would copy everything again.
+            if begun.elapsed() >= WAL_WITHIN && self.claimed.is_none() {
                 return Err(format!(
                     "the data is safe in the repository, and the WAL that it needs is not: {} to {} are not archived in \
                      {repository}. See `pgctl wal status`; the backup is complete once they are",

@@ -1,5 +1,6 @@
 //! What the server is told to run for each file.
 
+use crate::ports::WalCommands;
 use std::path::{Path, PathBuf};
 
 /// Where `pgctl-wal` asks the agent: beside the server's own socket, which the server's user can reach.
@@ -8,11 +9,11 @@ pub fn socket_path(socket_dir: &Path, port: u16) -> PathBuf {
     socket_dir.join(format!(".pgctl-wal.{port}"))
 }
 
-/// `archive_command`. The helper lies beside the agent's own program.
+/// What the server runs for its WAL. The helper lies beside the agent's own program.
 ///
 /// # Errors
 /// It is not there: nothing would ever be archived.
-pub fn archive_command(socket: &Path) -> Result<String, String> {
+pub fn wal_commands(socket: &Path) -> Result<WalCommands, String> {
     let own = std::env::current_exe()
         .map_err(|error| format!("it is not known where the agent's program is: {error}"))?;
     let helper = own.with_file_name("pgctl-wal");
@@ -22,7 +23,12 @@ pub fn archive_command(socket: &Path) -> Result<String, String> {
             helper.display()
         ));
     }
-    Ok(format!("{} {} push %p", quoted(&helper), quoted(socket)))
+    let asks = |what: &str| format!("{} {} {what}", quoted(&helper), quoted(socket));
+    Ok(WalCommands {
+        push: asks("push %p"),
+        follow: asks("get-or-stream %f %p"),
+        exact: asks("get %f %p"),
+    })
 }
 
 /// For the shell, and for the server, which takes `%` for the beginning of its own.

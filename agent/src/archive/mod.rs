@@ -9,39 +9,66 @@
 //! | `command` | what the server is told to run |
 //! | `socket` | answers `pgctl-wal` |
 //! | `push` | one file into every repository, with those that come next looked at ahead |
+//! | `fetch` | one file for this node's server, from peers or repositories |
+//! | `chase` | when a standby is helped, and when it is sent back to stream |
+//! | `peers`, `local` | WAL from agent to agent; WAL in this node's own `pg_wal` |
 //! | `ready` | which files the server waits to have archived, and in which order |
 //! | `sight`, `placement` | what of the replicated state counts here; whether WAL lies beyond a fork |
 //! | `doors` | the repositories, opened when they can be |
 //! | `tally` | what was done and what failed |
 //! | `backups`, `increments` | base backups, one at a time; what an incremental one begins with |
+//! | `dumps` | logical dumps |
+//! | `duties` | scheduled work that the cluster has given to this node |
+//! | `drill`, `scratch` | a restore into scratch space; the server that is thrown away |
+//! | `report` | what the cluster is told of all this |
+//! | `restores` | a backup for a node that has no data |
+//! | `schedule` | what is due, for `pgctl` |
 //! | `service` | all of this for `pgctl` |
 //!
 //! *Invariant:* nothing here is waited for by the node's loop, the lease or a promotion; it has a runtime of its own.
+//! *Invariant:* a standby's question is answered from memory, and never while its node has pledged or is to be promoted.
 //! *Invariant:* "archived" is said only when every repository has the file, durably.
 
 mod backups;
+mod chase;
 mod command;
 mod doors;
 mod increments;
+mod drill;
+mod dumps;
+mod duties;
+mod fetch;
+mod local;
+mod peers;
 mod placement;
 mod push;
 mod ready;
+mod report;
+mod restores;
+mod schedule;
+mod scratch;
 mod service;
 mod sight;
 mod socket;
 mod tally;
 
-pub use command::{archive_command, socket_path};
+pub use command::{socket_path, wal_commands};
 pub use service::ArchiveService;
 pub use sight::Sight;
 
-use crate::ports::BackupSource;
+use crate::ports::{BackupSource, Consensus};
+use agent_core::view::ArchiveReport;
 use doors::Doors;
+use fetch::Fetcher;
 use push::Pusher;
 use repository::RepositoryConfig;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{Semaphore, watch};
+
+/// Files that are given to other nodes at once.
+const GIFTS: usize = 2;
 
 /// What the archive is told once.
 #[derive(Debug, Clone)]
@@ -64,9 +91,15 @@ pub struct Archive {
     config: ArchiveConfig,
     source: Arc<dyn BackupSource>,
     pusher: Arc<Pusher>,
+    fetcher: Arc<Fetcher>,
+    /// How many files are given to other nodes at once: each is held in memory.
+    gifts: Arc<Semaphore>,
     doors: Arc<Doors>,
     sight: Arc<dyn Fn() -> Sight + Send + Sync>,
     backups: backups::Desk,
+    /// One drill at a time.
+    drilling: tokio::sync::Mutex<()>,
+    reports: watch::Sender<ArchiveReport>,
     runtime: OwnRuntime,
 }
 
@@ -105,8 +138,21 @@ impl Archive {
             .enable_all()
             .build()?;
         let sight: Arc<dyn Fn() -> Sight + Send + Sync> = Arc::new(sight);
+        let left = scratch::place(&config);
+        runtime.spawn_blocking(move || {
+            // Of an agent that was killed in the middle of a drill.
+            if let Err(error) = scratch::clear(&left) {
+                tracing::warn!(error, "scratch space of an earlier drill could not be cleared");
+            }
+        });
         let doors = Arc::new(Doors::new(&config));
         let pusher = Arc::new(Pusher::new(
+            config.clone(),
+            Arc::clone(&source),
+            Arc::clone(&doors),
+            Arc::clone(&sight),
+        ));
+        let fetcher = Arc::new(Fetcher::new(
             config.clone(),
             Arc::clone(&source),
             Arc::clone(&doors),
@@ -116,15 +162,35 @@ impl Archive {
             config.socket.clone(),
             config.owner,
             Arc::clone(&pusher),
+            Arc::clone(&fetcher),
         ));
         Ok(Arc::new(Archive {
             config,
             source,
             pusher,
+            fetcher,
+            gifts: Arc::new(Semaphore::new(GIFTS)),
             doors,
             sight,
             backups: backups::Desk::default(),
+            drilling: tokio::sync::Mutex::default(),
+            reports: watch::channel(ArchiveReport::default()).0,
             runtime: OwnRuntime(Some(runtime)),
         }))
+    }
+
+    /// Takes up what the cluster gives this node to do, and tells of the archive. To be called once. `incarnation`: of this
+    /// start of the agent.
+    pub fn take_duties(
+        self: &Arc<Self>,
+        consensus: &Arc<dyn Consensus>,
+        incarnation: u64,
+    ) -> watch::Receiver<ArchiveReport> {
+        if let Some(runtime) = self.runtime.handle() {
+            runtime.spawn(report::run(Arc::downgrade(self)));
+            let consensus = Arc::clone(consensus);
+            runtime.spawn(duties::run(Arc::downgrade(self), consensus, incarnation));
+        }
+        self.reports.subscribe()
     }
 }

@@ -10,7 +10,7 @@ use crate::ports::BackupSource;
 use crate::wall_time::{now, stamp};
 use agent_core::pg::{Lsn, TimelineHistory, TimelineId};
 use futures::future::{BoxFuture, FutureExt, Shared, join_all};
-use repository::{Error, Fetched, Line, Repository, Source, Stored, WalFileContent, WalName, show_time};
+use repository::{Error, Line, Repository, Source, Stored, WalFileContent, WalName, show_time};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -293,24 +293,6 @@ impl Pusher {
             }
             tokio::time::sleep(GRACE_POLL).await;
         }
-    }
-
-    /// Fetches a file out of the repositories. `None` only if every one of them is known not to have it.
-    pub(super) async fn get(&self, name: WalName) -> Result<Option<Fetched>, PushError> {
-        let (system_id, _) = self.source.identity().ok_or(PushError::NoIdentity)?;
-        let line = Line::new(&self.config.cluster, system_id);
-        let (usable, mut trouble) = self.doors.usable(&line).await;
-        for opened in usable {
-            match opened.plain.get_wal(&line, name).await {
-                Ok(fetched) => return Ok(Some(fetched)),
-                Err(error) if error.is_missing() => {}
-                Err(error) => {
-                    tracing::warn!(file = %name, %error, "looking in the next repository");
-                    trouble = Some(error);
-                }
-            }
-        }
-        trouble.map_or(Ok(None), |error| Err(error.into()))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Answers `pgctl-wal`: one question a connection, one line; the answer is one line, and for a file its content.
 
+use super::fetch::Fetcher;
 use super::push::Pusher;
 use repository::WalName;
 use std::fs::Permissions;
@@ -19,7 +20,7 @@ const ANSWER: Duration = Duration::from_secs(70);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Listens for ever; a socket that cannot be made is tried again, because its folder may come later.
-pub(super) async fn serve(path: PathBuf, owner: (u32, u32), pusher: Arc<Pusher>) {
+pub(super) async fn serve(path: PathBuf, owner: (u32, u32), pusher: Arc<Pusher>, fetcher: Arc<Fetcher>) {
     let mut told = false;
     let listener = loop {
         match listen(&path, owner) {
@@ -42,9 +43,9 @@ pub(super) async fn serve(path: PathBuf, owner: (u32, u32), pusher: Arc<Pusher>)
                     tracing::warn!(?whose, "somebody else than the server asks for WAL; not answered");
                     continue;
                 }
-                let pusher = Arc::clone(&pusher);
+                let (pusher, fetcher) = (Arc::clone(&pusher), Arc::clone(&fetcher));
                 tokio::spawn(async move {
-                    let answered = tokio::time::timeout(ANSWER, answer(stream, &pusher)).await;
+                    let answered = tokio::time::timeout(ANSWER, answer(stream, &pusher, &fetcher)).await;
                     if let Ok(Err(error)) = answered {
                         tracing::debug!(%error, "pgctl-wal went away");
                     }
@@ -72,7 +73,7 @@ fn listen(path: &Path, owner: (u32, u32)) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn answer(stream: UnixStream, pusher: &Arc<Pusher>) -> std::io::Result<()> {
+async fn answer(stream: UnixStream, pusher: &Arc<Pusher>, fetcher: &Arc<Fetcher>) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     let mut limited = BufReader::new(reader.take(QUESTION_MAX));
@@ -84,19 +85,23 @@ async fn answer(stream: UnixStream, pusher: &Arc<Pusher>) -> std::io::Result<()>
             Ok(()) => "ok".to_owned(),
             Err(error) => error.to_string(),
         },
-        Some(("get", name)) => match WalName::parse(name) {
-            None => "absent".to_owned(),
-            Some(name) => match pusher.get(name).await {
+        Some((verb @ ("get" | "follow"), name)) => {
+            let outcome = match WalName::parse(name) {
+                None => Ok(None),
+                Some(name) if verb == "get" => fetcher.exactly(name).await,
+                Some(name) => fetcher.follow(name).await,
+            };
+            match outcome {
                 Ok(None) => "absent".to_owned(),
                 Err(error) => error.to_string(),
-                Ok(Some(fetched)) => {
-                    let head = format!("content {}\n", fetched.content.len());
+                Ok(Some(content)) => {
+                    let head = format!("content {}\n", content.len());
                     writer.write_all(head.as_bytes()).await?;
-                    writer.write_all(&fetched.content).await?;
+                    writer.write_all(&content).await?;
                     return writer.shutdown().await;
                 }
-            },
-        },
+            }
+        }
         _ => "the question is not understood: pgctl-wal and pgctl-agent are of different versions".to_owned(),
     };
     let one_line = said.replace(['\n', '\r'], " ");

@@ -6,7 +6,9 @@ use super::supervision::{Released, release};
 use crate::ports::Consensus;
 use crate::wall_time::stamp as wall;
 use agent_core::cluster::{ClusterState, Release, SwitchoverPhase};
-use agent_core::decide::cluster::{ClusterAction, CoordinatorMemory, CoordinatorView, Round, decide};
+use agent_core::decide::cluster::{
+    ClusterAction, CoordinatorMemory, CoordinatorView, FRESH, Round, decide, is_heard_of,
+};
 use agent_core::ids::{Epoch, NodeId, RequestId};
 use agent_core::pg::{Lsn, Position, TimelineId};
 use agent_core::reason::Reason;
@@ -135,6 +137,17 @@ impl Coordinator {
         if receipt.is_some() {
             desk.memory.receipt = receipt;
         }
+        for (kind, duty) in &state.duties.running {
+            let report = view.fresh(duty.node, now, FRESH);
+            if is_heard_of(duty, report) {
+                desk.memory.duty_silent_since.remove(kind);
+            } else {
+                desk.memory.duty_silent_since.entry(*kind).or_insert(now);
+            }
+        }
+        desk.memory
+            .duty_silent_since
+            .retain(|kind, _| state.duties.running.contains_key(kind));
         let stray = view
             .reports
             .values()

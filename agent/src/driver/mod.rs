@@ -6,6 +6,7 @@
 //! the part of a release that cuts the standby off.
 
 pub mod coordinator;
+mod copying;
 mod marks;
 pub mod node;
 pub mod node_loop;

@@ -7,18 +7,19 @@ use crate::fencing::kernel_lease::KernelLeasing;
 use crate::fencing::stonith::Stonith;
 use crate::fencing::watchdog::Watchdog;
 use crate::lease::Lease;
-use crate::ports::Consensus;
+use crate::ports::{Consensus, Restores};
 use crate::postgres::{Instance, ServerConf};
 use agent_core::cluster::SyncRule;
-use agent_core::decide::node::{Conf, NodeMemory};
+use agent_core::decide::node::{BackupSight, Conf, NodeMemory, Rung};
 use agent_core::ids::{Epoch, NodeId};
+use agent_core::pg::Lsn;
 use agent_core::reason::Reason;
 use agent_core::time::MonoTime;
-use agent_core::view::{FenceReceipt, NodeReport, PgObservation};
+use agent_core::view::{ArchiveReport, FenceReceipt, NodeReport, PgObservation};
 use agent_core::vitals::Vitals;
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
@@ -36,6 +37,10 @@ pub struct Node {
     pub watchdog: Option<Watchdog>,
     /// The devices with which this node can turn others off.
     pub stonith: Stonith,
+    /// What its archive says, where there is one.
+    pub archive: OnceLock<watch::Receiver<ArchiveReport>>,
+    /// Backups to restore from, where there is a repository.
+    pub restores: OnceLock<Arc<dyn Restores>>,
     /// The newest look at the server, and when it began.
     pub observed: watch::Sender<Option<(MonoTime, Arc<PgObservation>)>>,
     /// When the node's loop last came round.
@@ -75,6 +80,7 @@ pub(super) enum Errand {
     Checkpoint,
     Propose,
     Slots,
+    LookForBackup,
 }
 
 /// What is known of the server's configuration by whoever changed it last.
@@ -89,6 +95,15 @@ pub(super) struct Desk {
     pub marks: MarksFile,
     /// Since when this standby has been streaming without a break.
     pub streaming_since: Option<MonoTime>,
+    /// Since when it has not been, although it should; how far its WAL reaches meanwhile.
+    pub without_stream_since: Option<MonoTime>,
+    pub reached: Option<Lsn>,
+    /// The newest backup, and when somebody looked.
+    pub backup: Option<(MonoTime, Option<BackupSight>)>,
+    /// Why the copy that is being made comes from where it does.
+    pub copied_because: Vec<Reason>,
+    /// How the data came here, until it was seen to follow.
+    pub came_by: Option<Rung>,
     /// The long job that is at work on the data directory.
     pub job: Option<String>,
     /// Errands under way beside the loop: each at most once at a time.
@@ -134,6 +149,8 @@ impl Node {
             kernel_lease: guards.kernel_lease,
             watchdog: guards.watchdog,
             stonith: guards.stonith,
+            archive: OnceLock::new(),
+            restores: OnceLock::new(),
             observed: watch::channel(None).0,
             heartbeat: watch::channel(clock.now()).0,
             report_now: Notify::new(),
@@ -142,6 +159,11 @@ impl Node {
                 memory,
                 marks,
                 streaming_since: None,
+                without_stream_since: None,
+                reached: None,
+                backup: None,
+                copied_because: Vec::new(),
+                came_by: None,
                 job: None,
                 errands: BTreeSet::new(),
                 rewind_failures: (Epoch(0), 0),

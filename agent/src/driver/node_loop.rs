@@ -1,9 +1,10 @@
 //! The loop over this node's server: observe, decide, perform, sleep until woken.
 
+use super::copying;
 use super::node::{Errand, Node, ServerSide};
 use super::perform::{errand, perform};
 use agent_core::cluster::ClusterState;
-use agent_core::decide::node::{LeaseView, NodeView, SERVER_HANGS, decide};
+use agent_core::decide::node::{LOOK_FOR_A_BACKUP, LeaseView, NodeAction, NodeView, SERVER_HANGS, decide};
 use agent_core::ids::Epoch;
 use agent_core::time::MonoTime;
 use agent_core::view::{FenceReceipt, PgObservation, Server};
@@ -23,6 +24,8 @@ const SLOTS: Duration = Duration::from_secs(2);
 /// How long a standby must have been seen streaming at each look before that counts. A receiver whose WAL is gone on the
 /// primary shows itself as streaming for a moment each time that it tries.
 const STEADY: Duration = Duration::from_secs(3);
+/// For how long a standby that does not stream is watched closely.
+const CONNECTS: Duration = Duration::from_secs(10);
 /// How old another node's report may be.
 pub(super) const REPORT_FRESH: Duration = Duration::from_secs(3);
 
@@ -131,7 +134,22 @@ async fn turn(node: &Arc<Node>, server: &ServerSide, state: &ClusterState, pg: P
     };
     {
         let mut desk = node.desk();
+        let copies =
+            |action: &NodeAction| matches!(action, NodeAction::Copy { .. } | NodeAction::Restore { .. });
+        if decision.actions.iter().any(copies) {
+            desk.copied_because.clone_from(&decision.reasons);
+        }
         desk.explain.clone_from(&decision.reasons);
+        if desk.job.is_some() {
+            // While a copy is made, what it is made of is what people ask.
+            let because = desk.copied_because.clone();
+            desk.explain.extend(because);
+        } else if decision.actions.is_empty() {
+            desk.copied_because.clear();
+        }
+    }
+    if decision.rule == LOOK_FOR_A_BACKUP {
+        copying::look_for_backup(node, state);
     }
     if decision.rule == SERVER_HANGS {
         server.hung.send_replace(state.epoch);
@@ -141,14 +159,15 @@ async fn turn(node: &Arc<Node>, server: &ServerSide, state: &ClusterState, pg: P
     }
     let moving = matches!(
         decision.rule.as_str(),
-        "server-starting"
-            | "wait-for-the-mark"
-            | "no-lease-yet"
-            | "server-not-free"
-            | "job-at-work"
-            | "not-streaming"
+        "server-starting" | "wait-for-the-mark" | "no-lease-yet" | "server-not-free" | "job-at-work"
     );
-    if moving {
+    // One that comes back by the archive may take hours.
+    let connecting = decision.rule == "not-streaming"
+        && node
+            .desk()
+            .without_stream_since
+            .is_some_and(|since| now.since(since) < CONNECTS);
+    if moving || connecting {
         sleep = sleep.min(BUSY);
     }
     for action in decision.actions {
@@ -183,6 +202,8 @@ async fn view<'a>(
     } else {
         server.hands.lock().await.conf.clone()
     };
+    // Before the desk is locked below.
+    let backup = copying::known_backup(node, now);
     let reports = node.reports.view();
     let holder = state
         .holder
@@ -205,6 +226,7 @@ async fn view<'a>(
         peers: node.peers(now, REPORT_FRESH),
         memory: node.desk().memory.clone(),
         watchdog: node.watchdog.as_ref().map(|watchdog| watchdog.report()),
+        backup,
     }
 }
 
@@ -215,6 +237,7 @@ fn forget_epoch(node: &Node) {
     desk.memory.not_streaming_since = None;
     desk.memory.adopting_since = None;
     desk.memory.sync_mark = None;
+    desk.memory.failed_rungs.clear();
 }
 
 /// Keeps the times that decisions look at.
@@ -257,14 +280,28 @@ fn remember(node: &Node, state: &ClusterState, pg: &PgObservation) {
             let steady = desk
                 .streaming_since
                 .is_some_and(|since| now.since(since) >= STEADY);
+            // One that replays what it fetches from the archive gets nearer without streaming.
+            let end = standby.position.lsn.max(standby.replay);
+            let nearer = desk.reached.replace(end).is_none_or(|before| end > before);
+            if steady {
+                desk.came_by = None;
+                desk.memory.failed_rungs.clear();
+            }
             if steady || standby.upstream.is_none() {
                 desk.memory.not_streaming_since = None;
+                desk.without_stream_since = None;
             } else {
+                desk.without_stream_since.get_or_insert(now);
+                if nearer {
+                    desk.memory.not_streaming_since = Some(now);
+                }
                 desk.memory.not_streaming_since.get_or_insert(now);
             }
         }
         _ => {
             desk.streaming_since = None;
+            desk.reached = None;
+            desk.without_stream_since = None;
             desk.memory.not_streaming_since = None;
         }
     }

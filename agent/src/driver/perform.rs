@@ -1,5 +1,6 @@
 //! Carries out one action of the node's decision.
 
+use super::copying;
 use super::node::{Errand, Node, ServerSide, server_conf};
 use crate::lease::KernelRefusal;
 use crate::ports::ProposeError;
@@ -53,7 +54,11 @@ pub(super) async fn perform(
             Ok(())
         }
         NodeAction::Copy { from, epoch } => {
-            job(node, "base backup", copy(node.clone(), from, epoch));
+            job(node, "base backup", copying::copy(node.clone(), from, epoch));
+            Ok(())
+        }
+        NodeAction::Restore { backup, epoch } => {
+            job(node, "restore", copying::restore(node.clone(), backup, epoch));
             Ok(())
         }
         NodeAction::Rewind { from, epoch } => {
@@ -147,7 +152,7 @@ where
     });
 }
 
-fn server_of(node: &Node) -> Result<&ServerSide, PgError> {
+pub(super) fn server_of(node: &Node) -> Result<&ServerSide, PgError> {
     node.server.as_ref().ok_or(PgError::NotRunning {
         doing: "use the server of a witness",
     })
@@ -167,19 +172,6 @@ async fn create_database(node: Arc<Node>) -> Result<(), PerformError> {
     let _hands = server.hands.lock().await;
     let system_id = server.instance.initdb().await?;
     tracing::info!(%system_id, "created the database");
-    Ok(())
-}
-
-async fn copy(node: Arc<Node>, from: Upstream, epoch: Epoch) -> Result<(), PerformError> {
-    let server = server_of(&node)?;
-    let mut hands = server.hands.lock().await;
-    hands.conf = None;
-    let progress = |bytes: u64, total: Option<u64>| tracing::debug!(bytes, total, "base backup");
-    server.instance.base_backup(&from, progress).await?;
-    let mut desk = node.desk();
-    desk.mark(Some(epoch), false)?;
-    desk.memory.diverged = None;
-    desk.memory.rewind_failed = None;
     Ok(())
 }
 
@@ -241,6 +233,10 @@ async fn set_data_aside(
         format!("{why}: the old data directory is {}", path.display()),
     );
     let mut desk = node.desk();
+    if let Some(rung) = desk.came_by.take() {
+        // What came by it could not follow.
+        desk.memory.failed_rungs.insert(rung);
+    }
     desk.mark(None, false)?;
     Ok(())
 }
@@ -456,7 +452,7 @@ async fn propose(node: Arc<Node>, command: Command) -> Result<(), String> {
 }
 
 /// Tells the operators something, in its own time.
-fn note(node: &Arc<Node>, kind: &str, text: String) {
+pub(super) fn note(node: &Arc<Node>, kind: &str, text: String) {
     let text = format!("{}: {text}", node.consensus.state().name_of(node.id()));
     let command = Command::Note {
         kind: kind.to_owned(),

@@ -46,6 +46,7 @@ pub fn report(node: &Node) -> NodeReport {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         watchdog: node.watchdog.as_ref().map(|watchdog| watchdog.report()),
         fencing: node.server.as_ref().map(|_| fencing(node)),
+        archive: node.archive.get().map(|archive| archive.borrow().clone()),
     }
 }
 

@@ -87,6 +87,7 @@ fn view<'a>(
         },
         // This and the guard bear only on what is promoted next, which is not for this thread to decide.
         watchdog: None,
+        backup: None,
         pg,
         conf: None,
         holder: None,

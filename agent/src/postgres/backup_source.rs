@@ -5,7 +5,7 @@ use super::{Instance, PgError};
 use crate::ports::{ArchiveStream, BackupSource, SourceFacts};
 use agent_core::pg::{ControlState, Lsn, SystemId, TimelineHistory, TimelineId};
 use futures::future::BoxFuture;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +15,8 @@ use tokio::process::Child;
 const SQL_WITHIN: Duration = Duration::from_secs(5);
 /// A checkpoint writes everything that is dirty.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(600);
+/// Gives a program the disk only when nobody else wants it.
+const IONICE: &str = "/usr/bin/ionice";
 /// How much of what the program says is kept, in lines.
 const SAID_LINES: usize = 8;
 
@@ -232,5 +234,20 @@ impl BackupSource for Instance {
             ControlState::ShutDown | ControlState::ShutDownInRecovery | ControlState::ShuttingDown
         );
         Some((control.file.system_id, stopping))
+    }
+
+    fn at_low_priority(&self, program: &str) -> std::process::Command {
+        let path = self.binaries().program(program);
+        let mut command = self.account().command(Path::new("nice"), |_| {});
+        command.args(["-n", "19"]);
+        if Path::new(IONICE).exists() {
+            command.args([IONICE, "-c", "3"]);
+        }
+        command.arg(path).env("LC_ALL", "C");
+        command
+    }
+
+    fn segment_bytes(&self) -> Option<u64> {
+        Some(self.control_data().ok().flatten()?.segment_size)
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-const INCLUDE_FILE: &str = "pgctl.conf";
+pub(super) const INCLUDE_FILE: &str = "pgctl.conf";
 const INCLUDE_LINE: &str =
     "include 'pgctl.conf' # must stay the last line: the agent's settings have the last word";
 /// Configuration is for its owner alone.

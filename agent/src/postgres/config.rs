@@ -1,6 +1,7 @@
 //! What the operator and the driver want of a server.
 
 use super::PgError;
+use crate::ports::WalCommands;
 use agent_core::pg::{Lsn, Position};
 use agent_core::view::Upstream;
 use std::collections::BTreeMap;
@@ -36,8 +37,8 @@ pub struct InstanceConfig {
     pub hba: Vec<String>,
     /// The role that carries schema changes out; `None`: nobody may.
     pub rollout_role: Option<String>,
-    /// What the server runs to archive a segment; `None` where archiving is left to the operator.
-    pub archive_command: Option<String>,
+    /// What the server runs to archive WAL and to fetch it; `None` where that is left to the operator.
+    pub wal_commands: Option<WalCommands>,
     /// The agent's own directory: transcripts of the programs it ran, and marks of jobs that must not be forgotten.
     pub state_dir: PathBuf,
 }

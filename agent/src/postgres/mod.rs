@@ -53,6 +53,7 @@ mod program;
 mod promote;
 mod pulse;
 mod reload;
+mod restored;
 mod rewind;
 mod roles;
 mod schema_server;

@@ -18,6 +18,8 @@ pub struct Owned {
 const SENDERS_MIN: u32 = 16;
 /// WAL to keep so that a rewind finds the last common checkpoint, MiB.
 const WAL_KEEP_MIB: u64 = 256;
+/// From this version on `restore_command` can be changed while the server runs.
+pub const RELOADS_RESTORE_COMMAND: u32 = 14;
 /// PostgreSQL's own defaults of the settings that a standby must not have lower than its primary.
 const DEFAULT_LIMITS: [(&str, u32); 4] = [
     ("max_connections", 100),
@@ -195,13 +197,13 @@ pub fn owned(
         );
     }
 
-    if let Some(command) = &config.archive_command {
+    if let Some(commands) = &config.wal_commands {
         own(
             "archive_mode",
             text("always"),
             "a standby archives what a lost primary had not archived yet",
         );
-        own("archive_command", command.clone(), ARCHIVE);
+        own("archive_command", commands.push.clone(), ARCHIVE);
         if major >= 15 {
             own("archive_library", String::new(), ARCHIVE);
         }
@@ -217,6 +219,20 @@ pub fn owned(
                 "archive_timeout",
                 text("60s"),
                 "what was committed must be archived within a bounded time",
+            );
+        }
+        if major >= RELOADS_RESTORE_COMMAND {
+            // A server that follows nobody reads what is on its own disk, and nothing else: it is to be compared, or has
+            // pledged, or is to be promoted, and the archive must neither move nor delay it.
+            let follows = conf.upstream.is_some();
+            own(
+                "restore_command",
+                if follows {
+                    commands.follow.clone()
+                } else {
+                    String::new()
+                },
+                "a standby whose WAL is gone on the primary fetches it, and one that follows nobody must not",
             );
         }
     }

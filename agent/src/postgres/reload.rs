@@ -18,8 +18,9 @@ const POLL: Duration = Duration::from_millis(2);
 const SQL_WITHIN: Duration = Duration::from_secs(1);
 
 /// The settings that may change while the server runs, all read by a fresh session as the server's processes have them.
-const DYNAMIC: [&str; 5] = [
+const DYNAMIC: [&str; 6] = [
     "primary_conninfo",
+    "restore_command",
     "primary_slot_name",
     "synchronous_standby_names",
     "max_slot_wal_keep_size",

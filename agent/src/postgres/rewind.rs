@@ -2,6 +2,8 @@
 
 use super::aside::{free_name, utc_stamp};
 use super::base_backup::source;
+use super::conf::INCLUDE_FILE;
+use super::conf_text::quote_setting;
 use super::control_file::ControlData;
 use super::data_dir::blocked_way;
 use super::fork_point::fork_point;
@@ -122,12 +124,7 @@ impl Instance {
             ))
             .arg("--progress")
             .env("PGPASSWORD", credentials.rewind_password);
-        if self
-            .config()
-            .parameters
-            .get("restore_command")
-            .is_some_and(|command| !command.trim().is_empty())
-        {
+        if self.fetches_target_wal()? {
             program = program.arg("--restore-target-wal");
         }
         let mut changing = false;
@@ -150,6 +147,23 @@ impl Instance {
         durable_file::remove(&mark)?;
         self.data_dir_replaced();
         Ok(())
+    }
+
+    /// Whether `pg_rewind` may fetch WAL that this server has recycled already. It reads the command from the stopped
+    /// server's configuration, which the next start writes anew.
+    fn fetches_target_wal(&self) -> Result<bool, PgError> {
+        let of_operator = self.config().parameters.get("restore_command");
+        let Some(commands) = &self.config().wal_commands else {
+            return Ok(of_operator.is_some_and(|command| !command.trim().is_empty()));
+        };
+        let path = self.config().data_dir.join(INCLUDE_FILE);
+        let mut text = std::fs::read_to_string(&path).map_err(PgError::file("read", &path))?;
+        text.push_str(&format!(
+            "# for a rewind\nrestore_command = {}\n",
+            quote_setting(&commands.exact)
+        ));
+        durable_file::replace(&path, &text, self.account(), 0o600)?;
+        Ok(true)
     }
 
     /// Starts the server as a standby that follows nobody, lets it read all of its WAL, and shuts it down cleanly.

@@ -224,7 +224,7 @@ fn start_node(
         parameters: BTreeMap::from([("shared_buffers".to_owned(), "32MB".to_owned())]),
         hba: vec!["host all all all trust".to_owned()],
         rollout_role: None,
-        archive_command: None,
+        wal_commands: None,
         state_dir: state_dir.clone(),
     };
     for folder in [&state_dir, &home.join("run"), &home.join("pg")] {

@@ -108,7 +108,7 @@ impl Bench {
                 .into(),
             hba: Vec::new(),
             rollout_role: None,
-            archive_command: None,
+            wal_commands: None,
             state_dir: home.join("state"),
         }
     }

@@ -11,7 +11,9 @@
 //! A push ends with 0 only when the agent has said that the file is durable, and never above 125, which would end the
 //! server's archiver. A get ends with 0 when the whole file is in place, with 1 when it is known not to be there, and
 //! otherwise with 200: the server then stops, instead of taking an outage for the end of all WAL. On a standby that follows
-//! a primary 200 would end the server as well, and 1 makes it go on by streaming: that is what `get-or-stream` is for.
+//! a primary 200 would end the server as well, and 1 makes it go on by streaming: that is what `get-or-stream` is for. It
+//! also asks another question: the agent then answers from memory, because a server that waits here neither streams nor is
+//! promoted.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -22,6 +24,8 @@ use std::time::Duration;
 
 /// The agent bounds its own work; this is for one that hangs.
 const ANSWER: Duration = Duration::from_secs(75);
+/// The same for a standby, which the agent answers at once.
+const ANSWER_TO_STANDBY: Duration = Duration::from_secs(10);
 /// The agent said no, or could not be asked: the server keeps the file and asks again.
 const FAILED: u8 = 1;
 /// The command line makes no sense.
@@ -39,8 +43,23 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let code = match words.as_slice() {
         [socket, "push", path] => push(Path::new(socket), path),
-        [socket, "get", name, path] => get(Path::new(socket), name, Path::new(path), STOP),
-        [socket, "get-or-stream", name, path] => get(Path::new(socket), name, Path::new(path), ABSENT),
+        [socket, "get", name, path] => get(
+            Path::new(socket),
+            &format!("get {name}"),
+            Path::new(path),
+            ANSWER,
+            STOP,
+        ),
+        [socket, "get-or-stream", name, path] => {
+            let question = format!("follow {name}");
+            get(
+                Path::new(socket),
+                &question,
+                Path::new(path),
+                ANSWER_TO_STANDBY,
+                ABSENT,
+            )
+        }
         _ => {
             complain("usage: pgctl-wal SOCKET push %p | get %f %p | get-or-stream %f %p");
             // Also for a get: the server must not end its recovery because of a typing mistake.
@@ -51,7 +70,7 @@ fn main() -> ExitCode {
 }
 
 fn push(socket: &Path, path: &str) -> u8 {
-    match ask(socket, &format!("push {path}")) {
+    match ask(socket, &format!("push {path}"), ANSWER) {
         Ok((answer, _)) if answer == "ok" => 0,
         Ok((answer, _)) => {
             complain(&format!("{path} is not archived: {answer}"));
@@ -64,20 +83,22 @@ fn push(socket: &Path, path: &str) -> u8 {
     }
 }
 
-fn get(socket: &Path, name: &str, path: &Path, otherwise: u8) -> u8 {
-    match fetch(socket, name, path) {
+fn get(socket: &Path, question: &str, path: &Path, within: Duration, otherwise: u8) -> u8 {
+    match fetch(socket, question, path, within) {
         Ok(true) => 0,
         Ok(false) => ABSENT,
+        // A standby asks several times a second; there its agent says what is wrong, and not the server's log.
+        Err(_) if otherwise == ABSENT => ABSENT,
         Err(error) => {
-            complain(&format!("{name} could not be fetched: {error}"));
+            complain(&format!("{question}: it could not be fetched: {error}"));
             otherwise
         }
     }
 }
 
 /// Whether the file is there; it is in place then.
-fn fetch(socket: &Path, name: &str, path: &Path) -> Result<bool, String> {
-    let (answer, mut rest) = ask(socket, &format!("get {name}"))?;
+fn fetch(socket: &Path, question: &str, path: &Path, within: Duration) -> Result<bool, String> {
+    let (answer, mut rest) = ask(socket, question, within)?;
     if answer == "absent" {
         return Ok(false);
     }
@@ -105,15 +126,15 @@ fn fetch(socket: &Path, name: &str, path: &Path) -> Result<bool, String> {
 }
 
 /// The first line of the agent's answer, and what follows.
-fn ask(socket: &Path, question: &str) -> Result<(String, BufReader<UnixStream>), String> {
+fn ask(socket: &Path, question: &str, within: Duration) -> Result<(String, BufReader<UnixStream>), String> {
     if question.contains('\n') {
         return Err("the name has a line break in it".to_owned());
     }
     let at = |error: std::io::Error| format!("the agent at {}: {error}", socket.display());
     // To connect takes no time or fails: the socket is on this machine.
     let mut stream = UnixStream::connect(socket).map_err(at)?;
-    stream.set_read_timeout(Some(ANSWER)).map_err(at)?;
-    stream.set_write_timeout(Some(ANSWER)).map_err(at)?;
+    stream.set_read_timeout(Some(within)).map_err(at)?;
+    stream.set_write_timeout(Some(within)).map_err(at)?;
     stream.write_all(format!("{question}\n").as_bytes()).map_err(at)?;
     let mut rest = BufReader::with_capacity(64 << 10, stream);
     let mut answer = String::new();

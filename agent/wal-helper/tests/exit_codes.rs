@@ -68,7 +68,7 @@ fn a_get_takes_nothing_for_absent_but_the_agents_word() {
         (b"", 200, 1, None),
     ];
     for (answer, code, streaming, content) in cases {
-        for (verb, code) in [("get", code), ("get-or-stream", streaming)] {
+        for (verb, asks, code) in [("get", "get", code), ("get-or-stream", "follow", streaming)] {
             let folder = tempfile::tempdir().expect("a folder");
             let (socket, into) = (folder.path().join("s"), folder.path().join("RECOVERYXLOG"));
             let asked = agent(&socket, answer);
@@ -78,7 +78,7 @@ fn a_get_takes_nothing_for_absent_but_the_agents_word() {
                 Some(code),
                 "{verb} {answer:?}"
             );
-            assert_eq!(asked.join().expect("asked"), "get 00000002.history\n");
+            assert_eq!(asked.join().expect("asked"), format!("{asks} 00000002.history\n"));
             assert_eq!(std::fs::read(&into).ok().as_deref(), content, "{answer:?}");
             let left = std::fs::read_dir(folder.path()).expect("a folder").count();
             assert_eq!(

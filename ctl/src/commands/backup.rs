@@ -1,9 +1,11 @@
 //! `pgctl backup`: base backups.
 
-mod create;
+pub mod create;
+mod drill;
 mod expire;
 mod list;
 mod pin;
+mod schedule;
 mod verify;
 
 use crate::cli::Globals;
@@ -11,7 +13,7 @@ use crate::failure::Failure;
 use crate::repositories::Which;
 use clap::Subcommand;
 
-/// Takes base backups and shows them
+/// Takes base backups, shows them, and tries whether they can be restored
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -21,7 +23,9 @@ Examples:
   pgctl backup show 20261121T074242Z-3f2a
   pgctl backup expire --preview           # what the policy lets go, and what can be restored then
   pgctl backup pin 20261121T074242Z-3f2a --until '2027-01-01 00:00+00'
-  pgctl backup list --config repository.toml --cluster demo    # with no agent left")]
+  pgctl backup list --config repository.toml --cluster demo    # with no agent left
+  pgctl config set backup_schedule='0 2 * * *'                 # each night at two, UTC
+  pgctl backup schedule show")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -84,6 +88,35 @@ Examples:
         #[command(flatten)]
         which: Which,
     },
+    /// Restores a backup into scratch space, recovers it, looks at it, and throws it away
+    ///
+    /// On a standby's node, at the lowest priority, without a network. What it found is kept in the repository, below drills/.
+    /// Exit code 1 if the backup could not be restored.
+    #[command(after_help = "\
+Examples:
+  pgctl backup drill                      # the newest, to the end of the archive
+  pgctl backup drill --random             # any other, to a point on the way
+  pgctl backup drill --node n3 -o json
+  pgctl config set drill_sql='SELECT count(*) FROM orders' drill_database=shop")]
+    Drill(drill::Args),
+    /// What is done by itself: when it is due, who is at it, and how it ended
+    #[command(after_help = "\
+Examples:
+  pgctl backup schedule show
+  pgctl config set backup_schedule='every 6h' backup_window_minutes=120
+  pgctl config set backup_schedule='0 2 * * sun' drill_schedule='0 6 * * sun'
+  pgctl config set backup_schedule=''                          # none any more")]
+    Schedule {
+        #[command(subcommand)]
+        verb: ScheduleVerb,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ScheduleVerb {
+    /// Shows it; the settings backup_schedule and drill_schedule say when
+    #[command(after_help = "Examples:\n  pgctl backup schedule show\n  pgctl backup schedule show -o json")]
+    Show,
 }
 
 pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
@@ -94,6 +127,10 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
         Verb::Pin(args) => pin::pin(globals.output, args).await,
         Verb::Unpin(args) => pin::unpin(globals.output, args).await,
         Verb::List { which } => list::list(globals.output, which).await,
+        Verb::Drill(args) => drill::run(globals, args).await,
+        Verb::Schedule {
+            verb: ScheduleVerb::Show,
+        } => schedule::show(globals).await,
         Verb::Show { id, which } => list::show(globals.output, which, id).await,
     }
 }

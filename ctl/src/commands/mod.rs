@@ -6,6 +6,7 @@ pub mod config;
 pub mod context;
 pub mod ddl;
 pub mod dsn;
+pub mod dump;
 pub mod events;
 pub mod explain;
 pub mod failover;
@@ -74,6 +75,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Backup(args) => backup::run(&globals(), &args).await,
         Command::Wal(args) => wal::run(&globals(), &args).await,
         Command::Repo(args) => repo::run(&globals(), &args).await,
+        Command::Dump(args) => dump::run(&globals(), &args).await,
         Command::Restore(args) => restore::run(cli.output, &args).await,
         // The linter has exit codes of its own, and asks no agent.
         Command::Ddl(args) => return ddl::run(&globals(), &args).await,

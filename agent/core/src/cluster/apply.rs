@@ -197,6 +197,7 @@ impl ClusterState {
             Command::UnfenceNode { node, at, .. } => self.unfence_node(*node, *at),
             Command::RecordStonith { proof, .. } => self.record_stonith(proof),
             Command::Rollout { request, act, at } => self.rollout(request.as_ref(), act, *at),
+            Command::Duty(change) => self.change_duty(change),
             Command::Note { kind, text, at } => {
                 self.record(*at, kind, text.clone());
                 Ok(Applied::Done)
@@ -521,7 +522,8 @@ impl ClusterState {
             version: settings.version.saturating_add(1),
             ..settings.clone()
         };
-        self.settings = changed;
+        let before = std::mem::replace(&mut self.settings, changed);
+        self.reschedule(&before, at);
         self.record(
             at,
             "settings-changed",
@@ -581,6 +583,7 @@ impl Command {
             | Command::StopForSwitchover { .. }
             | Command::EndSwitchover { .. }
             | Command::DropFailoverOrder { .. }
+            | Command::Duty(_)
             | Command::Note { .. } => None,
         }
     }

@@ -1,4 +1,4 @@
-use super::{Member, Secrets, Settings, StonithProof, SyncRule};
+use super::{DutyChange, Member, Secrets, Settings, StonithProof, SyncRule};
 use crate::ids::{Epoch, NodeId, RequestId};
 use crate::pg::{Lsn, Position, SystemId, TimelineId};
 use crate::time::WallTime;
@@ -153,6 +153,8 @@ pub enum Command {
         act: Box<super::RolloutAct>,
         at: WallTime,
     },
+    /// Scheduled work is claimed, sealed, ended or given up.
+    Duty(Box<DutyChange>),
 }
 
 /// Why an epoch was granted.
@@ -251,6 +253,7 @@ impl Command {
             | Command::Note { at, .. } => *at = now,
             Command::ChangeEpoch(change) => change.at = now,
             Command::RecordStonith { proof, .. } => proof.at = now,
+            Command::Duty(change) => change.stamp(now),
             Command::Found { .. } | Command::AnnounceMember { .. } | Command::VotersSettled { .. } => {}
         }
         self

@@ -10,6 +10,7 @@
 
 mod apply;
 mod command;
+mod duties;
 mod fencing;
 pub mod gate;
 mod numbers;
@@ -26,6 +27,7 @@ mod voters;
 
 pub use apply::{Applied, Rejected};
 pub use command::{Cause, Command, EpochChange, Release};
+pub use duties::{Duties, Duty, DutyChange, DutyKind, DutyOutcome, DutyRecord};
 pub(crate) use fencing::own_word;
 pub use fencing::{HandFence, StonithMode, StonithProof};
 pub use risk::{FailoverRisk, failover_risk};
@@ -33,7 +35,7 @@ pub use rollout::{
     PastRollout, ROLLOUT_BYTES_MAX, ROLLOUT_STEPS_MAX, Rollout, RolloutAct, RolloutLimits, RolloutPhase,
     RolloutPlan, RolloutStep, Rollouts, StepClass, StepIntent, StepReport,
 };
-pub use settings::{Settings, SettingsError, SyncMode};
+pub use settings::{BackupSourceRule, Settings, SettingsError, SyncMode};
 pub use settings_keys::{AssignError, SETTING_KEYS, SettingKey, sync_mode_name};
 pub use state::{
     ClusterState, EpochRecord, Event, FailoverOrder, Member, MemberKind, Pause, Promotion, Secrets,

@@ -183,6 +183,7 @@ mod tests {
             agent_version: String::new(),
             watchdog: None,
             fencing: None,
+            archive: None,
         }
     }
 

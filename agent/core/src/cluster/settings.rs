@@ -15,6 +15,36 @@ pub enum SyncMode {
     Async,
 }
 
+/// Which server a scheduled backup is taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackupSourceRule {
+    /// A standby; the primary if there is no other node, or if no standby can for a while.
+    PreferStandby,
+    /// Never the primary.
+    StandbyOnly,
+    /// A standby, or the primary at once if none can.
+    Any,
+}
+
+impl BackupSourceRule {
+    pub const ALL: [BackupSourceRule; 3] = [
+        BackupSourceRule::PreferStandby,
+        BackupSourceRule::StandbyOnly,
+        BackupSourceRule::Any,
+    ];
+
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            BackupSourceRule::PreferStandby => "prefer-standby",
+            BackupSourceRule::StandbyOnly => "standby-only",
+            BackupSourceRule::Any => "any",
+        }
+    }
+}
+
 /// The settings of a cluster, the same on every node, changed by `pgctl config`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -58,6 +88,24 @@ pub struct Settings {
     pub stonith_pause_ms: u64,
     /// After how many attempts `best_effort` gives up, 1 to 100. `required` goes on.
     pub stonith_tries: u32,
+    /// When a backup is due, as [`crate::schedule::Schedule`] reads it; empty: never by itself.
+    pub backup_schedule: String,
+    /// When a restore is tried, likewise.
+    pub drill_schedule: String,
+    /// What a restored server is asked in a drill, besides; empty: nothing. An error fails the drill.
+    pub drill_sql: String,
+    /// The database that `drill_sql` is for.
+    pub drill_database: String,
+    /// How long after it was due scheduled work may begin, minutes.
+    pub backup_window_minutes: u64,
+    /// By how much of it the beginning is put off, differently for each cluster and time, minutes.
+    pub backup_jitter_minutes: u64,
+    /// Which server a scheduled backup is taken from.
+    pub backup_from: BackupSourceRule,
+    /// How far a standby may be behind to be taken, bytes.
+    pub backup_lag_bytes: u64,
+    /// How fast a scheduled backup reads from the server, MB a second; 0: as fast as it goes.
+    pub backup_rate_mb: u32,
 }
 
 impl Default for Settings {
@@ -81,6 +129,15 @@ impl Default for Settings {
             stonith_deadline_ms: 20_000,
             stonith_pause_ms: 2_000,
             stonith_tries: 3,
+            backup_schedule: String::new(),
+            drill_schedule: String::new(),
+            drill_sql: String::new(),
+            drill_database: "postgres".to_owned(),
+            backup_window_minutes: 360,
+            backup_jitter_minutes: 0,
+            backup_from: BackupSourceRule::PreferStandby,
+            backup_lag_bytes: 256 << 20,
+            backup_rate_mb: 0,
         }
     }
 }
@@ -93,6 +150,13 @@ pub enum SettingsError {
         "the timing breaks \"{rule}\": {arithmetic}; choose a profile (lan-fast, default, wan) or raise promise_ms"
     )]
     Timing { rule: String, arithmetic: String },
+    /// A schedule is none.
+    #[error("{key} = \"{value}\" is no schedule: {error}")]
+    Schedule {
+        key: &'static str,
+        value: String,
+        error: crate::schedule::ScheduleError,
+    },
     /// A number is out of its range.
     #[error("{key} = {value} is out of range: it must be {range}")]
     OutOfRange {
@@ -206,6 +270,45 @@ impl Settings {
             600_000,
             "100 to 600000",
         )?;
-        within("stonith_tries", u64::from(self.stonith_tries), 1, 100, "1 to 100")
+        within("stonith_tries", u64::from(self.stonith_tries), 1, 100, "1 to 100")?;
+        for (key, value) in [
+            ("backup_schedule", &self.backup_schedule),
+            ("drill_schedule", &self.drill_schedule),
+        ] {
+            crate::schedule::Schedule::parse(value).map_err(|error| SettingsError::Schedule {
+                key,
+                value: value.clone(),
+                error,
+            })?;
+        }
+        within(
+            "backup_window_minutes",
+            self.backup_window_minutes,
+            1,
+            1_440,
+            "1 to 1440",
+        )?;
+        let window = self.backup_window_minutes - 1;
+        within(
+            "backup_jitter_minutes",
+            self.backup_jitter_minutes,
+            0,
+            window,
+            "less than backup_window_minutes",
+        )?;
+        within(
+            "backup_lag_bytes",
+            self.backup_lag_bytes,
+            0,
+            1 << 50,
+            "0 to 1 PiB",
+        )?;
+        within(
+            "backup_rate_mb",
+            u64::from(self.backup_rate_mb),
+            0,
+            1_000,
+            "0 to 1000",
+        )
     }
 }

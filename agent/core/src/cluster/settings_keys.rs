@@ -1,7 +1,7 @@
 //! The settings by name: one table, from which the configuration file's `[bootstrap]`, `pgctl config` and the
 //! reference page are made.
 
-use super::{Settings, SettingsError, StonithMode, SyncMode};
+use super::{BackupSourceRule, Settings, SettingsError, StonithMode, SyncMode};
 use crate::timing::TimingProfile;
 
 /// One setting of the cluster.
@@ -214,7 +214,84 @@ pub const SETTING_KEYS: &[SettingKey] = &[
         "After how many attempts `best_effort` gives up; `required` goes on.",
         stonith_tries
     ),
+    SettingKey {
+        name: "backup_schedule",
+        allowed: "`every 6h` (m, h, d), or five fields as cron has them, in UTC; empty: none",
+        doc: "When a base backup is due. One node takes it, a standby where there is one; if that dies, another one does.",
+        get: |settings| settings.backup_schedule.clone(),
+        set: |settings, text| set_schedule(&mut settings.backup_schedule, text),
+    },
+    SettingKey {
+        name: "drill_schedule",
+        allowed: "as backup_schedule",
+        doc: "When the newest backup is restored into scratch space on a standby's node, to see that it can be.",
+        get: |settings| settings.drill_schedule.clone(),
+        set: |settings, text| set_schedule(&mut settings.drill_schedule, text),
+    },
+    SettingKey {
+        name: "drill_sql",
+        allowed: "SQL; empty: nothing",
+        doc: "What the restored server is asked in a drill, besides. An error fails the drill; the rows are kept with what it found.",
+        get: |settings| settings.drill_sql.clone(),
+        set: |settings, text| {
+            text.clone_into(&mut settings.drill_sql);
+            true
+        },
+    },
+    SettingKey {
+        name: "drill_database",
+        allowed: "the name of a database",
+        doc: "The database that `drill_sql` is for.",
+        get: |settings| settings.drill_database.clone(),
+        set: |settings, text| {
+            text.trim().clone_into(&mut settings.drill_database);
+            !settings.drill_database.is_empty()
+        },
+    },
+    number!(
+        "backup_window_minutes",
+        "minutes, 1 to 1440",
+        "How long after it was due scheduled work may begin; then it is skipped, until it is due again.",
+        backup_window_minutes
+    ),
+    number!(
+        "backup_jitter_minutes",
+        "minutes, less than backup_window_minutes",
+        "By how much at most the beginning is put off, differently for each cluster and due time.",
+        backup_jitter_minutes
+    ),
+    SettingKey {
+        name: "backup_from",
+        allowed: "prefer-standby, standby-only or any",
+        doc: "Which server a scheduled backup is taken from. `prefer-standby`: from the primary only if there is no other data \
+              node, or if no standby can for ten minutes. `any`: from the primary at once if no standby can.",
+        get: |settings| settings.backup_from.name().to_owned(),
+        set: |settings, text| {
+            let rule = BackupSourceRule::ALL
+                .into_iter()
+                .find(|rule| rule.name() == text.trim());
+            rule.map(|rule| settings.backup_from = rule).is_some()
+        },
+    },
+    number!(
+        "backup_lag_bytes",
+        "bytes, 0 to 1 PiB",
+        "How far behind the primary a standby may be to be backed up.",
+        backup_lag_bytes
+    ),
+    number!(
+        "backup_rate_mb",
+        "MB a second, 0 to 1000; 0: as fast as it goes",
+        "How fast a scheduled backup reads from the server at most.",
+        backup_rate_mb
+    ),
 ];
+
+fn set_schedule(schedule: &mut String, text: &str) -> bool {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    *schedule = words.join(" ");
+    crate::schedule::Schedule::parse(schedule).is_ok()
+}
 
 /// The name of a mode in settings and on the command line.
 #[must_use]

@@ -52,6 +52,9 @@ pub struct ClusterState {
     /// Schema changes that are carried out step by step.
     #[serde(default)]
     pub rollouts: super::Rollouts,
+    /// Work that recurs by a schedule.
+    #[serde(default)]
+    pub duties: super::Duties,
     /// Requests that were carried out lately, oldest first, so that the same one sent twice is done once.
     pub requests: VecDeque<(RequestId, Result<super::Applied, super::Rejected>)>,
     /// What happened lately, oldest first.

@@ -2,7 +2,7 @@
 
 use super::checks::Facts;
 use super::{HealthSnapshot, Instants};
-use crate::cluster::Cause;
+use crate::cluster::{Cause, DutyKind};
 use crate::view::Server;
 use crate::vitals::{Disk, Pulse, Vitals};
 use std::fmt::Write;
@@ -15,6 +15,7 @@ pub(super) fn text(snapshot: &HealthSnapshot, now: Instants) -> String {
     agent(&mut page, &facts);
     lease(&mut page, &facts);
     server(&mut page, &facts);
+    archive(&mut page, &facts);
     cluster(&mut page, &facts);
     page.text
 }
@@ -190,6 +191,70 @@ fn server(page: &mut Page, facts: &Facts<'_>) {
             | Server::Unresponsive { .. },
         )
         | None => {}
+    }
+}
+
+fn archive(page: &mut Page, facts: &Facts<'_>) {
+    let snapshot = facts.snapshot;
+    let done = &snapshot.state.duties.last_done;
+    for (kind, metric, help) in [
+        (
+            DutyKind::Backup,
+            "pgctl_backup_last_success_timestamp_seconds",
+            "When the last backup by the schedule was complete, seconds since 1970.",
+        ),
+        (
+            DutyKind::Drill,
+            "pgctl_drill_last_success_timestamp_seconds",
+            "When a backup was last restored as a drill, seconds since 1970.",
+        ),
+    ] {
+        if let Some(record) = done.get(&kind) {
+            page.gauge(metric, help, count(record.ended.0 / 1_000));
+        }
+    }
+    if let Some(record) = done.get(&DutyKind::Drill) {
+        page.gauge(
+            "pgctl_drill_last_duration_seconds",
+            "How long the last drill took.",
+            count(record.ended.0.saturating_sub(record.began.0) / 1_000),
+        );
+    }
+    let own = snapshot.view.reports.get(&snapshot.node);
+    let Some(report) = own.and_then(|(_, report)| report.archive.as_ref()) else {
+        return;
+    };
+    page.gauge(
+        "pgctl_archive_ready_files",
+        "WAL files that the server waits to have archived.",
+        count(report.ready),
+    );
+    page.gauge(
+        "pgctl_archive_oldest_ready_seconds",
+        "For how long the oldest of them has waited; 0 without one.",
+        seconds(Duration::from_millis(report.oldest_ready_ms.unwrap_or(0))),
+    );
+    page.gauge(
+        "pgctl_archive_archived_files",
+        "Files archived since the agent started.",
+        count(report.archived),
+    );
+    page.gauge(
+        "pgctl_archive_failed_files",
+        "Files that were not archived when the server asked, since the agent started.",
+        count(report.failed),
+    );
+    page.gauge(
+        "pgctl_archive_quarantined_files",
+        "Files that differed from what was archived already, since the agent started.",
+        count(report.quarantined),
+    );
+    if let Some(missing) = report.missing_segments {
+        page.gauge(
+            "pgctl_archive_missing_segments",
+            "Segments that the repositories lack, at the last look; on the primary's node only.",
+            count(missing),
+        );
     }
 }
 

@@ -191,6 +191,7 @@ impl World {
                 .collect(),
             memory: std::mem::take(&mut agent.memory),
             watchdog: None,
+            backup: Some(None),
         };
         let decision = node::decide(&view);
         let NodeView { conf, memory, .. } = view;
@@ -252,6 +253,7 @@ impl World {
             Server::Standby(standby) => {
                 memory.adopting_since = None;
                 memory.absent_since.clear();
+                memory.failed_rungs.clear();
                 if standby.receiver.is_some() {
                     memory.not_streaming_since = None;
                 } else {

@@ -7,7 +7,7 @@ use crate::postgres::{Data, Run, Step, Who};
 use crate::raft::index;
 use crate::wal::Place;
 use crate::world::World;
-use agent_core::decide::node::NodeAction;
+use agent_core::decide::node::{NodeAction, Rung};
 use agent_core::ids::Epoch;
 use agent_core::pg::ControlState;
 use agent_core::view::Upstream;
@@ -116,7 +116,12 @@ impl World {
                     self.nodes[node].server.data = Some(data);
                     self.on_the_line(node, epoch);
                 }
-                _ => self.agent(node).memory.job_failed_at = Some(now),
+                _ => {
+                    let memory = &mut self.agent(node).memory;
+                    memory.job_failed_at = Some(now);
+                    // If it was the primary, that is asked again all the same.
+                    memory.failed_rungs.insert(Rung::Standby);
+                }
             },
             NodeAction::Rewind { epoch, .. } => match self.source_of(node, job.source) {
                 Some(data) if same_server => {
@@ -172,7 +177,8 @@ impl World {
     fn source_of(&self, node: usize, source: Option<(usize, u64)>) -> Option<Data> {
         let (from, life) = source?;
         let server = &self.nodes[from].server;
-        let serves = server.run == Run::Primary && server.life == life && self.net.both(node, from);
+        let runs = matches!(server.run, Run::Primary | Run::Standby);
+        let serves = runs && server.life == life && self.net.both(node, from);
         let data = server.data.filter(|_| serves)?;
         Some(Data {
             state: ControlState::InArchiveRecovery,

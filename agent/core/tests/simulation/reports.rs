@@ -49,6 +49,7 @@ impl World {
             agent_version: String::new(),
             watchdog: None,
             fencing: None,
+            archive: None,
         }
     }
 

@@ -2,8 +2,8 @@
 
 use crate::fixtures::{N1, N2, N3, founded, member, nodes, request, rule, serving, told};
 use agent_core::cluster::{
-    Applied, Cause, ClusterState, Command, EpochChange, MemberKind, Rejected, Secrets, Settings,
-    StonithProof, SyncMode, SyncRule,
+    Applied, Cause, ClusterState, Command, Duty, DutyChange, DutyKind, DutyOutcome, DutyRecord, EpochChange,
+    MemberKind, Rejected, Secrets, Settings, StonithProof, SyncMode, SyncRule,
 };
 use agent_core::ids::{Epoch, NodeId, RequestId};
 use agent_core::pg::{Lsn, SystemId, TimelineId};
@@ -255,9 +255,58 @@ fn any_proof() -> impl Strategy<Value = StonithProof> {
     })
 }
 
+fn any_duty() -> impl Strategy<Value = DutyChange> {
+    let kind = prop_oneof![Just(DutyKind::Backup), Just(DutyKind::Drill)];
+    let outcome = prop_oneof![
+        Just(DutyOutcome::Done),
+        Just(DutyOutcome::Failed),
+        Just(DutyOutcome::Lost)
+    ];
+    (kind, any_node(), 0..3_u64, 0..3_u32, 0..4_u8, outcome).prop_map(
+        |(kind, node, due, attempt, what, outcome)| {
+            let (id, due) = (format!("{due}-{attempt}"), WallTime(due));
+            match what {
+                0 => DutyChange::Claim {
+                    duty: Duty {
+                        kind,
+                        id,
+                        node,
+                        incarnation: 1,
+                        due,
+                        attempt,
+                        claimed_at: WallTime(5),
+                        sealed: false,
+                    },
+                },
+                1 => DutyChange::Seal { kind, id, node },
+                2 => DutyChange::End {
+                    record: DutyRecord {
+                        kind,
+                        id,
+                        node: String::new(),
+                        due: (attempt > 0).then_some(due),
+                        attempt,
+                        began: WallTime(0),
+                        ended: WallTime(0),
+                        outcome,
+                        text: String::new(),
+                    },
+                },
+                _ => DutyChange::Skip {
+                    kind,
+                    due,
+                    why: String::new(),
+                    at: WallTime(5),
+                },
+            }
+        },
+    )
+}
+
 fn any_command() -> impl Strategy<Value = Command> {
     let at = WallTime(0);
     prop_oneof![
+        2 => any_duty().prop_map(|change| Command::Duty(Box::new(change))),
         4 => any_change(),
         1 => (any_request(), any_node()).prop_map(move |(request, node)| Command::AddMember {
             request,

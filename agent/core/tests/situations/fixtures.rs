@@ -220,6 +220,7 @@ pub fn node_view(me: NodeId, state: &ClusterState, pg: PgObservation) -> NodeVie
         peers: Vec::new(),
         memory: NodeMemory::default(),
         watchdog: None,
+        backup: Some(None),
     }
 }
 
@@ -242,6 +243,7 @@ pub fn report(node: NodeId, pg: PgObservation) -> NodeReport {
         agent_version: String::new(),
         watchdog: None,
         fencing: None,
+        archive: None,
     }
 }
 

@@ -4,6 +4,8 @@
 mod ailing;
 mod apply;
 mod coordinator;
+mod copying;
+mod duties;
 mod fixtures;
 mod gate;
 mod mangled_reports;

@@ -210,6 +210,7 @@ pub(super) fn report(node: NodeId, server: Server) -> NodeReport {
         agent_version: "0.1.0".to_owned(),
         watchdog: None,
         fencing: None,
+        archive: None,
     }
 }
 

@@ -70,13 +70,13 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     })
 }
 
-fn named<'a>(cluster: &'a Cluster, name: &str) -> Result<&'a Member, Failure> {
+pub fn named<'a>(cluster: &'a Cluster, name: &str) -> Result<&'a Member, Failure> {
     let found = cluster.members.iter().find(|member| member.name == name);
     found.ok_or_else(|| Failure::usage(format!("there is no node {name}: see `pgctl list`")))
 }
 
 /// The standby that is least behind; the primary if there is none.
-fn best(cluster: &Cluster) -> Result<&Member, Failure> {
+pub fn best(cluster: &Cluster) -> Result<&Member, Failure> {
     let standbys = cluster
         .members
         .iter()
@@ -92,7 +92,7 @@ fn best(cluster: &Cluster) -> Result<&Member, Failure> {
 }
 
 /// Names in the order of time, and never two the same.
-fn id() -> String {
+pub fn id() -> String {
     let now = repository::show_time(crate::wall_time::now_ms());
     let digits: String = now.chars().filter(char::is_ascii_digit).take(14).collect();
     let random = uuid::Uuid::new_v4().simple().to_string();

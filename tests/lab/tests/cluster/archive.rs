@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// An empty place for a repository.
-pub(crate) fn place(lab: &Lab) -> Result<PathBuf> {
+pub fn place(lab: &Lab) -> Result<PathBuf> {
     let path = lab.dir().join("repository");
     fs::create_dir(&path)?;
     Ok(path)
@@ -115,7 +115,7 @@ impl Rescue {
 }
 
 /// Where the newest segment lies.
-fn newest_segment(repository: &Path) -> Result<PathBuf> {
+pub fn newest_segment(repository: &Path) -> Result<PathBuf> {
     let mut folders = vec![repository.to_owned()];
     let mut segments = Vec::new();
     while let Some(folder) = folders.pop() {
@@ -149,7 +149,7 @@ async fn holes(cluster: &Cluster) -> Result<Value> {
 }
 
 /// Closes the primary's segment, and waits until everything up to here is archived, without a hole.
-pub(crate) async fn archived_up_to_now(cluster: &Cluster, primary: &str) -> Result<()> {
+pub async fn archived_up_to_now(cluster: &Cluster, primary: &str) -> Result<()> {
     let address = cluster.node(primary).pg_address()?;
     let segment = sql::value(address, "SELECT pg_walfile_name(pg_switch_wal())").await?;
     wait_until(&format!("{segment} is archived"), RECOVERY, || async {
@@ -329,5 +329,84 @@ async fn what_a_lost_primary_had_not_archived_is_archived_by_a_standby() -> Resu
     .await;
     same.with_context(|| rescue.said())?;
     rescue.stop()?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dumped_table_is_loaded_into_another_database() -> Result<()> {
+    let lab = Lab::new()?;
+    let repository = place(&lab)?;
+    let mut cluster = Cluster::builder(&lab, "dumps")
+        .timing("lan-fast")
+        .repository(&repository)
+        .build()?;
+    cluster.start().await?;
+    let primary = cluster.wait_all_in_sync(RECOVERY).await?;
+    let address = cluster.node(&primary).pg_address()?;
+    // A name that a shell, a connection string and an object store would each take for something else.
+    for text in [
+        "CREATE DATABASE \"it's /x\"",
+        "CREATE DATABASE rescue",
+        "CREATE ROLE seller",
+        "CREATE TABLE goods AS SELECT g AS id FROM generate_series(1, 1000) g",
+        "CREATE TABLE other AS SELECT 1 AS one",
+    ] {
+        sql::query(address, text).await?;
+    }
+    cluster.wait_all_in_sync(RECOVERY).await?;
+    let taken: Value = serde_json::from_str(&cluster.pgctl_ok(&["dump", "create", "-o", "json"]).await?)?;
+    let of = |database: &str| -> Result<String> {
+        let all = taken.as_array().context("a list")?;
+        let found = all.iter().find(|dump| dump["database"] == database);
+        let id = found.and_then(|dump| dump["id"].as_str());
+        id.map(str::to_owned)
+            .with_context(|| format!("{database}: {taken}"))
+    };
+    of("it's /x")?;
+    let config = cluster.node("n1").host().dir().join("node.toml");
+    let config = config.display().to_string();
+    let listed: Value = serde_json::from_str(
+        &cluster
+            .pgctl_ok(&["dump", "list", "-o", "json", "--config", &config])
+            .await?,
+    )?;
+    ensure!(listed.as_array().is_some_and(|all| all.len() == 4), "{listed}");
+    let target = format!(
+        "host={} port={} user=postgres dbname=rescue",
+        address.ip(),
+        address.port()
+    );
+    let goods = of("postgres")?;
+    cluster
+        .pgctl_ok(&[
+            "dump", "restore", &goods, "--dbname", &target, "--table", "goods", "--config", &config,
+        ])
+        .await?;
+    let file = lab.dir().join("globals.sql");
+    let globals = of("")?;
+    let path = file.display().to_string();
+    cluster
+        .pgctl_ok(&["dump", "restore", &globals, "--file", &path, "--config", &config])
+        .await?;
+    let text = fs::read_to_string(&file)?;
+    ensure!(text.contains("CREATE ROLE seller"), "{text}");
+    let (client, connection) = tokio_postgres::connect(&target, tokio_postgres::NoTls).await?;
+    let driving = tokio::spawn(connection);
+    let rows = client
+        .query_one("SELECT count(*), to_regclass('other') IS NULL FROM goods", &[])
+        .await?;
+    ensure!(
+        rows.get::<_, i64>(0) == 1000 && rows.get::<_, bool>(1),
+        "{rows:?}"
+    );
+    driving.abort();
+    let nowhere = cluster
+        .pgctl(&["dump", "create", "--database", "nowhere"])
+        .await?;
+    let said = String::from_utf8_lossy(&nowhere.stderr).into_owned();
+    ensure!(
+        nowhere.status.code() == Some(1) && said.contains("nowhere"),
+        "{said}"
+    );
     Ok(())
 }

@@ -37,7 +37,7 @@ fn copies_and_rewinds(scene: &Scene) -> Result<Vec<(usize, usize)>> {
 
 /// Lets the primary write what no standby has, while another one is promoted. It is left without its agent and its
 /// guard: either would end it.
-async fn diverge(scene: &Scene) -> Result<()> {
+pub async fn diverge(scene: &Scene) -> Result<()> {
     let first = scene.cluster.node(&scene.first);
     let guard = first.guard_pid().context("a primary has a guard")?;
     // An agent that runs would start another guard.
@@ -67,7 +67,7 @@ fn named_folder(text: &str) -> Result<PathBuf> {
         .with_context(|| format!("no folder is named in: {text}"))
 }
 
-async fn the_table_is_nowhere(scene: &Scene) -> Result<()> {
+pub async fn the_table_is_nowhere(scene: &Scene) -> Result<()> {
     for node in scene.cluster.data_nodes() {
         let found = node
             .sql("SELECT 1 FROM pg_class WHERE relname = 'only_here'")

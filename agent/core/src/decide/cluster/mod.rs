@@ -3,12 +3,15 @@
 
 mod candidate;
 mod creation;
+mod duties;
 mod failover;
 mod stonith;
 mod switchover;
 
+pub use duties::is_heard_of;
+
 use super::Decision;
-use crate::cluster::{ClusterState, Command, Release};
+use crate::cluster::{ClusterState, Command, DutyKind, Release};
 use crate::ids::{Epoch, NodeId};
 use crate::pg::Lsn;
 use crate::time::{MonoTime, WallTime};
@@ -49,6 +52,8 @@ pub struct CoordinatorMemory {
     pub stray_pledge_since: Option<MonoTime>,
     /// What this coordinator has tried to turn the holder of the newest epoch off.
     pub stonith: Option<StonithProgress>,
+    /// Since when nothing was heard of a claimed duty.
+    pub duty_silent_since: BTreeMap<DutyKind, MonoTime>,
 }
 
 /// Attempts to turn a holder's machine off. A new coordinator begins anew: to turn off what is off changes nothing.
@@ -119,7 +124,9 @@ pub fn decide(view: &CoordinatorView<'_>) -> Decision<ClusterAction> {
             if let Some(decision) = switchover::decide(view, holder) {
                 return decision;
             }
-            failover::mend_stray_pledge(view, holder).unwrap_or_else(|| Decision::rest("holder-is-well"))
+            failover::mend_stray_pledge(view, holder)
+                .or_else(|| duties::decide(view))
+                .unwrap_or_else(|| Decision::rest("holder-is-well"))
         }
     }
 }

@@ -5,6 +5,7 @@
 //! ([`standby`]), or waits.
 
 mod ailing;
+mod copying;
 mod creation;
 mod fenced;
 mod primary;
@@ -13,6 +14,7 @@ mod successor;
 mod sync;
 
 pub use ailing::{AILMENTS, SERVER_HANGS, give_way};
+pub use copying::{LOOK_FOR_A_BACKUP, Rung};
 
 use super::Decision;
 use crate::cluster::{ClusterState, Command, SyncRule};
@@ -22,7 +24,7 @@ use crate::reason::Reason;
 use crate::time::MonoTime;
 use crate::view::{NodeReport, PgObservation, Server, Upstream, WatchdogReport};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// All that a node's decision may look at.
@@ -45,6 +47,20 @@ pub struct NodeView<'a> {
     pub memory: NodeMemory,
     /// The watchdog, where one is configured.
     pub watchdog: Option<WatchdogReport>,
+    /// The newest complete backup of the repositories, if there is one; `None` while nobody has looked.
+    pub backup: Option<Option<BackupSight>>,
+}
+
+/// A backup that could be restored here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupSight {
+    pub id: String,
+    pub timeline: TimelineId,
+    /// The WAL from here to `stop` makes it consistent.
+    pub start: Lsn,
+    pub stop: Lsn,
+    /// Of its files.
+    pub bytes: u64,
 }
 
 /// What the lease thread says.
@@ -85,6 +101,9 @@ pub struct NodeMemory {
     pub adopting_since: Option<MonoTime>,
     /// The last attempt of a long job failed at this time; it is not repeated at once.
     pub job_failed_at: Option<MonoTime>,
+    /// Ways to a copy that did not come off in this epoch.
+    #[serde(default)]
+    pub failed_rungs: BTreeSet<Rung>,
 }
 
 /// What the agent's include file tells the server.
@@ -102,8 +121,10 @@ pub struct Conf {
 pub enum NodeAction {
     /// `initdb`.
     CreateDatabase,
-    /// A base backup of the holder, into an empty data directory.
+    /// A base backup of the holder or of one of its standbys, into an empty data directory.
     Copy { from: Upstream, epoch: Epoch },
+    /// A backup out of a repository, into an empty data directory. It lies on the line of the epoch's holder.
+    Restore { backup: String, epoch: Epoch },
     /// `pg_rewind` against the holder.
     Rewind { from: Upstream, epoch: Epoch },
     /// Renames the data directory, so that a new copy can be made of `source`, if that answers. Nothing is deleted.

@@ -1,10 +1,10 @@
 //! A node that does not hold the epoch: it follows the holder, or is brought back to where it can.
 //!
-//! The ladder, cheapest first: follow on; start and follow; `pg_rewind`; a new base backup with the old data
-//! directory set aside. Whether a server left the holder's line is judged by timeline history and LSN, with the server
+//! The ladder, cheapest first: follow on; start and follow; `pg_rewind`; a new copy with the old data directory set
+//! aside (`copying` says from where). Whether a server left the holder's line is judged by timeline history and LSN, with the server
 //! running and its upstream cut: only then is the end of its WAL known.
 
-use super::{Decision, NodeAction, NodeView, ailing};
+use super::{Decision, NodeAction, NodeView, ailing, copying};
 use crate::ids::NodeId;
 use crate::pg::{ControlState, Position};
 use crate::reason::Reason;
@@ -27,7 +27,7 @@ pub(super) fn decide(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction
                 why: format!("{} holds epoch {epoch}", view.state.name_of(holder)),
             },
         ),
-        Server::NoData => copy(view, holder),
+        Server::NoData => copying::decide(view, holder),
         Server::Down => bring_back(view, holder, pledged),
         Server::Standby(_) if pledged => stay_cut(view),
         Server::Standby(standby) => follow(view, holder, standby),
@@ -271,25 +271,9 @@ fn copy_anew(view: &NodeView<'_>, holder: NodeId, why: &str) -> Decision<NodeAct
     }
 }
 
-fn copy(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction> {
-    if let Err(at) = view.may_retry() {
-        return Decision::rest("copy-failed").again(at, "try the base backup again");
-    }
-    match view.upstream(holder) {
-        Some(from) if holder_serves(view) => Decision::act(
-            "copy-from-primary",
-            NodeAction::Copy {
-                from,
-                epoch: view.state.epoch,
-            },
-        ),
-        _ => wait_for_source(view, holder),
-    }
-}
-
 /// Whether the holder's server is writable on the epoch's own timeline, and so can be copied from. Its gate is waited for
 /// unless its first row itself waits for a standby: in `strict` mode there is none before the first copy is made.
-fn holder_serves(view: &NodeView<'_>) -> bool {
+pub(super) fn holder_serves(view: &NodeView<'_>) -> bool {
     let row_waits_for_us = view.state.sync_rule().is_some_and(|rule| rule.k > 0);
     let promoted = view
         .holder
@@ -302,7 +286,7 @@ fn holder_serves(view: &NodeView<'_>) -> bool {
     promoted && (view.state.promotion.is_some() || row_waits_for_us)
 }
 
-fn wait_for_source(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction> {
+pub(super) fn wait_for_source(view: &NodeView<'_>, holder: NodeId) -> Decision<NodeAction> {
     Decision::wait(
         "wait-for-a-source",
         Reason::shut(

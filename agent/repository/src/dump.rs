@@ -1,0 +1,199 @@
+//! Logical dumps: what `pg_dump` and `pg_dumpall` write, cut into parts, beside the base backups.
+
+use crate::catalogue::Part;
+use crate::envelope::{Kind, hash};
+use crate::error::Error;
+use crate::layout::Line;
+use crate::repository::Repository;
+use crate::store::Created;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Bytes of one part before compression.
+const PART: usize = 16 << 20;
+
+/// A dump's entry. It is written last, so a dump without one was never finished.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dump {
+    /// Such as `20261121T072319Z-3f2a-shop`.
+    pub id: String,
+    pub cluster: String,
+    pub incarnation: String,
+    pub node: String,
+    /// Empty for the globals: roles, their settings, tablespaces.
+    pub database: String,
+    /// Such as 150018.
+    pub server_version: u32,
+    /// By the agent's wall clock, ms since 1970.
+    pub begun_ms: i64,
+    pub ended_ms: i64,
+    pub parts: Vec<Part>,
+    pub bytes: u64,
+    /// BLAKE3 of all of it.
+    pub hash: String,
+    /// Bytes in the store.
+    pub stored_bytes: u64,
+}
+
+/// Takes what the program writes.
+pub struct DumpWriter {
+    repositories: Vec<Repository>,
+    line: Line,
+    dump: Dump,
+    buffer: Vec<u8>,
+    hasher: blake3::Hasher,
+}
+
+impl DumpWriter {
+    /// Begins a dump. `of` has the names and numbers that are known before the first byte.
+    ///
+    /// # Errors
+    /// A data key cannot be written.
+    pub async fn begin(repositories: &[Repository], line: &Line, of: Dump) -> Result<DumpWriter, Error> {
+        let mut encrypting = Vec::new();
+        for repository in repositories {
+            encrypting.push(repository.encrypting(line, &of.id).await?);
+        }
+        Ok(DumpWriter {
+            repositories: encrypting,
+            line: line.clone(),
+            dump: of,
+            buffer: Vec::with_capacity(PART),
+            hasher: blake3::Hasher::new(),
+        })
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// A part could not be written.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        self.hasher.update(bytes);
+        self.dump.bytes += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let (now, rest) = bytes.split_at(bytes.len().min(PART - self.buffer.len()));
+            self.buffer.extend_from_slice(now);
+            bytes = rest;
+            if self.buffer.len() == PART {
+                self.send().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The dump is over: writes its entry into every repository.
+    ///
+    /// # Errors
+    /// A part or the entry could not be written. What was written stays without an entry.
+    pub async fn finish(mut self, ended_ms: i64) -> Result<Dump, Error> {
+        if !self.buffer.is_empty() {
+            self.send().await?;
+        }
+        self.dump.ended_ms = ended_ms;
+        self.dump.hash = self.hasher.finalize().to_hex().to_string();
+        let json = serde_json::to_vec_pretty(&self.dump).map_err(|error| Error::Refused {
+            name: format!("dump {}", self.dump.id),
+            why: error.to_string(),
+        })?;
+        let key = self.line.dump(&self.dump.id);
+        for repository in &self.repositories {
+            let made = repository
+                .create(
+                    key.clone(),
+                    Kind::Backup,
+                    &self.dump.id,
+                    BTreeMap::new(),
+                    json.clone(),
+                )
+                .await?;
+            unique(repository, &key, made.0)?;
+        }
+        Ok(self.dump)
+    }
+
+    async fn send(&mut self) -> Result<(), Error> {
+        let content = Arc::new(std::mem::replace(&mut self.buffer, Vec::with_capacity(PART)));
+        let number = self.dump.parts.len();
+        let key = self.line.dump_part(&self.dump.id, number);
+        let name = format!("{}/{number:06}", self.dump.id);
+        for (index, repository) in self.repositories.iter().enumerate() {
+            let content = Whole(Arc::clone(&content));
+            let (created, bytes) = repository
+                .create(key.clone(), Kind::Part, &name, BTreeMap::new(), content)
+                .await?;
+            unique(repository, &key, created)?;
+            if index == 0 {
+                self.dump.stored_bytes += bytes;
+            }
+        }
+        self.dump.parts.push(Part {
+            bytes: content.len() as u64,
+            hash: hash(&content),
+        });
+        Ok(())
+    }
+}
+
+fn unique(repository: &Repository, key: &str, created: Created) -> Result<(), Error> {
+    match created {
+        Created::Made => Ok(()),
+        Created::Exists => Err(repository.damaged(key, "it is there already: two dumps have the same id")),
+    }
+}
+
+struct Whole(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Every finished dump of a line, oldest first.
+///
+/// # Errors
+/// The store does not list, or an entry is damaged.
+pub async fn dumps(repository: &Repository, line: &Line) -> Result<Vec<Dump>, Error> {
+    let mut found = Vec::new();
+    for listed in repository.list(&line.dumps()).await? {
+        if listed.key.ends_with("/dump") {
+            let (_, json) = repository.read(&listed.key).await?;
+            let entry: Dump = serde_json::from_slice(&json)
+                .map_err(|error| repository.damaged(&listed.key, error.to_string()))?;
+            found.push(entry);
+        }
+    }
+    found.sort_by(|a, b| (a.ended_ms, &a.id).cmp(&(b.ended_ms, &b.id)));
+    Ok(found)
+}
+
+/// Gives the content of a dump to `take`, each part verified before any of it is given.
+///
+/// # Errors
+/// A part is missing or damaged, or `take` fails.
+pub async fn read_dump(
+    repository: &Repository,
+    dump: &Dump,
+    mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<(), Error> {
+    let line = Line::of_parts(&dump.cluster, &dump.incarnation);
+    let mut hasher = blake3::Hasher::new();
+    for (number, part) in dump.parts.iter().enumerate() {
+        let key = line.dump_part(&dump.id, number);
+        let (header, content) = repository.read(&key).await?;
+        if header.hash != part.hash {
+            return Err(repository.damaged(&key, "it is not the part that the dump names"));
+        }
+        hasher.update(&content);
+        take(&content).map_err(|source| Error::File {
+            action: "pass on",
+            path: format!("dump {}", dump.id),
+            source,
+        })?;
+    }
+    if hasher.finalize().to_hex().as_str() != dump.hash {
+        return Err(repository.damaged(&line.dump(&dump.id), "the parts do not match its hash"));
+    }
+    Ok(())
+}
