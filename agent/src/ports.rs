@@ -1,8 +1,8 @@
 //! What the rooms need of each other, as traits: the API knows neither the consensus nor the driver.
 
 use agent_core::cluster::{Applied, ClusterState, Command, Member, Rejected};
-use agent_core::health::LogWrites;
 use agent_core::decide::node::BackupSight;
+use agent_core::health::LogWrites;
 use agent_core::ids::{NodeId, RequestId};
 use agent_core::pg::{Lsn, SystemId, TimelineHistory, TimelineId};
 use agent_core::reason::Reason;

@@ -37,11 +37,11 @@ mod config;
 mod dump;
 mod envelope;
 mod error;
+mod evidence;
 mod expiry;
 #[cfg(test)]
 mod faulty_store;
 mod increment;
-mod evidence;
 mod inventory;
 mod keys;
 mod layout;

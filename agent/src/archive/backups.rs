@@ -90,6 +90,7 @@ pub(super) async fn claimed(
         id,
         tell,
         begun: Instant::now(),
+        incremental: false,
         claimed: Some(claimed),
     };
     let outcome = job.run(max_rate_kb).await;

@@ -168,6 +168,16 @@ impl BackupSource for Server {
         })
     }
 
+    fn at_low_priority(&self, program: &str) -> std::process::Command {
+        let mut command = std::process::Command::new("nice");
+        command.args(["-n", "19"]).arg(self.programs.join(program));
+        command
+    }
+
+    fn segment_bytes(&self) -> Option<u64> {
+        Some(16 << 20)
+    }
+
     fn stream(
         &self,
         max_rate_kb: Option<u32>,
