@@ -273,6 +273,8 @@ impl Ground {
         nix::unistd::sync();
         let begun = Instant::now();
         contestant.restore(self, &into, samples)?;
+        // What one has flushed by itself is flushed for the other.
+        nix::unistd::sync();
         self.speed(
             samples,
             "restore, MB a second",
