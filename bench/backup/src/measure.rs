@@ -82,21 +82,19 @@ pub fn waiting(data: &Path) -> u64 {
     ready.count() as u64
 }
 
-/// Segments a second, from the first that is archived to the last. `tend` is called in between.
-pub fn drained(data: &Path, mut tend: impl FnMut() -> Result<()>) -> Result<f64> {
-    let all = waiting(data);
-    let begun = Instant::now();
+/// Segments a second, from the first of `all` that is archived to the last; from `begun` on if none was seen in between.
+pub fn drained(data: &Path, all: u64, begun: Instant) -> Result<f64> {
     let mut first = None;
     loop {
         let left = waiting(data);
+        if left == 0 {
+            let (since, then) = first.unwrap_or((begun, all));
+            return Ok(then as f64 / since.elapsed().as_secs_f64());
+        }
         if left < all && first.is_none() {
             first = Some((Instant::now(), left));
         }
-        if let (0, Some((since, then))) = (left, first) {
-            return Ok(then as f64 / since.elapsed().as_secs_f64());
-        }
         anyhow::ensure!(begun.elapsed() < DRAIN_WITHIN, "{left} of {all} files still wait");
-        tend()?;
         std::thread::sleep(LOOK);
     }
 }

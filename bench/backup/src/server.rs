@@ -216,8 +216,9 @@ impl Ground {
 
     fn measured_drain(&self, data: &Path, name: &'static str, samples: &mut Samples) -> Result<()> {
         let before = user_seconds()?;
+        let (all, begun) = (waiting(data), Instant::now());
         self.start(data)?;
-        let rate = drained(data, || Ok(()));
+        let rate = drained(data, all, begun);
         self.stop(data)?;
         samples.add("drain, segments a second", name, rate?);
         let user = user_seconds()? - before;
@@ -235,8 +236,9 @@ impl Ground {
         nix::unistd::sync();
         let before = user_seconds()?;
         let helpers = contestant.begin(self, &data)?;
+        let (all, begun) = (waiting(&data), Instant::now());
         self.start(&data)?;
-        let rate = drained(&data, || Ok(()));
+        let rate = drained(&data, all, begun);
         self.stop(&data)?;
         contestant.end(self, helpers, samples)?;
         samples.add("drain, segments a second", contestant.name(), rate?);
@@ -273,6 +275,8 @@ impl Ground {
         nix::unistd::sync();
         let begun = Instant::now();
         contestant.restore(self, &into, samples)?;
+        // What one has flushed by itself is flushed for the other.
+        nix::unistd::sync();
         self.speed(
             samples,
             "restore, MB a second",

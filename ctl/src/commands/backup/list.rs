@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::output::{self, Format, bytes, text_or_dash};
 use crate::repositories::{Opened, Which, refused};
 use crate::wall_time::{span, utc};
-use repository::{Catalogue, Hole, Inventory, Pin, Proof, backups, inventory, marked, pins, proofs};
+use repository::{Catalogue, Hole, Inventory, Pin, Proof, backups, chain, inventory, marked, pins, proofs};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 #[derive(Serialize)]
 struct Shown<'a> {
     id: &'a str,
-    /// complete, or waiting-for-wal
+    /// complete, waiting-for-wal, or broken: what it is an increment of is not there any more
     state: &'a str,
     node: &'a str,
     from_standby: bool,
@@ -75,14 +75,14 @@ impl Shown<'_> {
     }
 }
 
-fn shown<'a>(entry: &'a Catalogue, there: &Inventory, notes: &Notes) -> Shown<'a> {
+fn shown<'a>(entry: &'a Catalogue, all: &[Catalogue], there: &Inventory, notes: &Notes) -> Shown<'a> {
     let missing_wal = entry.lacks(there);
     Shown {
         id: &entry.id,
-        state: if missing_wal.is_empty() {
-            "complete"
-        } else {
-            "waiting-for-wal"
+        state: match (chain(all, &entry.id), missing_wal.is_empty()) {
+            (None, _) => "broken",
+            (Some(_), true) => "complete",
+            (Some(_), false) => "waiting-for-wal",
         },
         node: &entry.node,
         from_standby: entry.from_standby,
@@ -120,7 +120,10 @@ pub async fn list(format: Format, which: &Which) -> Result<(), Failure> {
         .map_err(refused)?;
     let entries = backups(&opened.repository, &opened.line).await.map_err(refused)?;
     let notes = Notes::read(&opened).await?;
-    let all: Vec<Shown> = entries.iter().map(|entry| shown(entry, &there, &notes)).collect();
+    let all: Vec<Shown> = entries
+        .iter()
+        .map(|entry| shown(entry, &entries, &there, &notes))
+        .collect();
     if format == Format::Json {
         return output::json(&all);
     }
@@ -157,7 +160,7 @@ pub async fn show(format: Format, which: &Which, id: &str) -> Result<(), Failure
         )
     })?;
     let notes = Notes::read(&opened).await?;
-    let backup = shown(entry, &there, &notes);
+    let backup = shown(entry, &entries, &there, &notes);
     if format == Format::Json {
         return output::json(&backup);
     }
