@@ -98,7 +98,7 @@ pub struct Archive {
     sight: Arc<dyn Fn() -> Sight + Send + Sync>,
     backups: backups::Desk,
     /// One drill at a time.
-    drilling: tokio::sync::Mutex<()>,
+    drilling: Arc<tokio::sync::Mutex<()>>,
     reports: watch::Sender<ArchiveReport>,
     runtime: OwnRuntime,
 }
@@ -138,8 +138,10 @@ impl Archive {
             .enable_all()
             .build()?;
         let sight: Arc<dyn Fn() -> Sight + Send + Sync> = Arc::new(sight);
-        let left = scratch::place(&config);
+        let drilling = Arc::new(tokio::sync::Mutex::new(()));
+        let (left, turn) = (scratch::place(&config), Arc::clone(&drilling));
         runtime.spawn_blocking(move || {
+            let _turn = turn.blocking_lock();
             // Of an agent that was killed in the middle of a drill.
             if let Err(error) = scratch::clear(&left) {
                 tracing::warn!(error, "scratch space of an earlier drill could not be cleared");
@@ -173,7 +175,7 @@ impl Archive {
             doors,
             sight,
             backups: backups::Desk::default(),
-            drilling: tokio::sync::Mutex::default(),
+            drilling,
             reports: watch::channel(ArchiveReport::default()).0,
             runtime: OwnRuntime(Some(runtime)),
         }))

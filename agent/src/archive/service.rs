@@ -16,7 +16,7 @@ use proto::archive::{
 use repository::WalName;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{BinaryMetadataValue, MetadataValue};
 use tonic::{Code, Request, Response, Status};
@@ -59,6 +59,25 @@ fn refuse(code: Code, id: &'static str, message: impl Into<String>, next: &str) 
         .metadata_mut()
         .insert_bin("pgctl-next-bin", BinaryMetadataValue::from_bytes(next.as_bytes()));
     status
+}
+
+/// Lets the cluster know of a backup by hand, whether or not its client stays.
+async fn tell_of(mut progress: watch::Receiver<BackupProgress>, consensus: Arc<dyn Consensus>) {
+    let began = stamp().0;
+    let Ok(last) = progress
+        .wait_for(|progress| progress.outcome.is_some())
+        .await
+        .map(|progress| progress.clone())
+    else {
+        return;
+    };
+    if let Some(outcome) = last.outcome.filter(|outcome| outcome.succeeded) {
+        let text = format!(
+            "by hand, {} bytes in {} stored",
+            outcome.bytes, outcome.stored_bytes
+        );
+        duties::done_by_hand(&consensus, DutyKind::Backup, &outcome.id, text, began).await;
+    }
 }
 
 /// It becomes part of a name.
@@ -113,7 +132,11 @@ impl Wire for ArchiveService {
         let archive = self.archive()?;
         check_id(&id)?;
         let rate = (max_rate_kb > 0).then_some(max_rate_kb);
-        let begin = || backups::begin(archive, &id, rate, incremental);
+        let begin = || {
+            let progress = backups::begin(archive, &id, rate, incremental);
+            tokio::spawn(tell_of(progress.clone(), Arc::clone(&self.consensus)));
+            progress
+        };
         let mut progress = archive.backups.join_or_begin(&id, begin).map_err(|Busy { id }| {
             let message = format!("backup {id} is under way on this node");
             refuse(

@@ -201,7 +201,7 @@ fn archive(page: &mut Page, facts: &Facts<'_>) {
         (
             DutyKind::Backup,
             "pgctl_backup_last_success_timestamp_seconds",
-            "When the last backup by the schedule was complete, seconds since 1970.",
+            "When the last backup was complete, seconds since 1970.",
         ),
         (
             DutyKind::Drill,

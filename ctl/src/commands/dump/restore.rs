@@ -31,6 +31,9 @@ pub struct Args {
     /// Drop what is there before it is made anew
     #[arg(long, requires = "dbname")]
     clean: bool,
+    /// Where pg_restore and psql are, instead of your PATH: of the dumped server's version or a later one
+    #[arg(long, value_name = "DIR", requires = "dbname")]
+    bin_dir: Option<PathBuf>,
     #[command(flatten)]
     which: Which,
 }
@@ -72,12 +75,16 @@ async fn to_file(repository: &Repository, dump: &Dump, path: &Path) -> Result<()
 }
 
 async fn load(repository: &Repository, dump: &Dump, dbname: &str, args: &Args) -> Result<(), Failure> {
+    let place = |program: &str| match &args.bin_dir {
+        Some(folder) => folder.join(program),
+        None => PathBuf::from(program),
+    };
     let mut command = if dump.database.is_empty() {
-        let mut command = Command::new("psql");
+        let mut command = Command::new(place("psql"));
         command.args(["-X", "--quiet", "--set=ON_ERROR_STOP=1"]);
         command
     } else {
-        let mut command = Command::new("pg_restore");
+        let mut command = Command::new(place("pg_restore"));
         command.args(["--exit-on-error", "--no-password"]);
         command.args(args.table.iter().map(|table| format!("--table={table}")));
         command.args(args.schema.iter().map(|schema| format!("--schema={schema}")));
@@ -102,7 +109,8 @@ async fn load(repository: &Repository, dump: &Dump, dbname: &str, args: &Args) -
     let status = child.wait().map_err(failed)?;
     if !status.success() {
         return Err(Failure::local(format!(
-            "{program}: {status}: what it said stands above"
+            "{program}: {status}: what it said stands above; it must be of version {} or later (--bin-dir)",
+            dump.server_version / 10_000
         )));
     }
     passed.map_err(refused)?;

@@ -377,9 +377,21 @@ async fn a_dumped_table_is_loaded_into_another_database() -> Result<()> {
         address.port()
     );
     let goods = of("postgres")?;
+    let postgres = cluster.node("n1").config.postgres.clone().context("a server")?;
+    let bin_dir = postgres.bin_dir.display().to_string();
     cluster
         .pgctl_ok(&[
-            "dump", "restore", &goods, "--dbname", &target, "--table", "goods", "--config", &config,
+            "dump",
+            "restore",
+            &goods,
+            "--dbname",
+            &target,
+            "--table",
+            "goods",
+            "--bin-dir",
+            &bin_dir,
+            "--config",
+            &config,
         ])
         .await?;
     let file = lab.dir().join("globals.sql");
