@@ -393,7 +393,7 @@ async fn a_rollout_ends_in_the_same_schema_however_often_the_agent_of_the_primar
         kills += 1;
         // Long enough for the lease to run out every other time.
         let node = stage.scene.cluster.node_mut(&primary);
-        if kills % 2 == 0 {
+        if kills.is_multiple_of(2) {
             tokio::time::sleep(std::time::Duration::from_millis(900)).await;
         }
         wait_until("the agent is gone", RECOVERY, || async {
