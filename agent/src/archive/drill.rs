@@ -6,8 +6,8 @@ use super::{Archive, command};
 use crate::wall_time::stamp;
 use agent_core::pg::Lsn;
 use repository::{
-    Catalogue, Error, Inventory, Line, Plan, RecoveryOrder, Repository, Target, WalName, backups, inventory,
-    plan, restore_into,
+    Catalogue, Error, Inventory, Line, Plan, RecoveryOrder, Repository, Target, WalName, backups, chain,
+    complete, inventory, plan, restore_into,
 };
 use serde::Serialize;
 use std::fmt::Write;
@@ -170,7 +170,9 @@ async fn hold(
         evidence.target_lsn = lsn.to_string();
     }
     let mut scratch = Scratch::make(&archive.config)?;
-    check_room(&scratch.data(), entry, &plan, &there)?;
+    let parts = chain(&entries, &entry.id).ok_or("the backup that it is an increment of is not there")?;
+    let bytes = parts.iter().map(|part| part.bytes).sum();
+    check_room(&scratch.data(), bytes, &plan, &there)?;
     tell("restoring");
     let begun = Instant::now();
     let unpacked = restore_into(&repository, entry, &scratch.data(), |_| ())
@@ -228,10 +230,7 @@ fn choose(entries: &[Catalogue], there: &Inventory, which: Which) -> Result<(Pla
         let expected = Lsn(newest.reach_at.1.saturating_mul(segment));
         return Ok((newest, expected));
     }
-    let complete: Vec<&Catalogue> = entries
-        .iter()
-        .filter(|entry| entry.lacks(there).is_empty())
-        .collect();
+    let complete = complete(entries, there);
     let chosen = complete
         .get(rand::random_range(0..complete.len().max(1)))
         .ok_or("there is no complete backup")?;
@@ -249,16 +248,15 @@ fn choose(entries: &[Catalogue], there: &Inventory, which: Which) -> Result<(Pla
     plan.map(|plan| (plan, target)).map_err(|error| error.to_string())
 }
 
-fn check_room(place: &Path, entry: &Catalogue, plan: &Plan, there: &Inventory) -> Result<(), String> {
+fn check_room(place: &Path, bytes: u64, plan: &Plan, there: &Inventory) -> Result<(), String> {
     let volume =
         nix::sys::statvfs::statvfs(place).map_err(|error| format!("{}: {error}", place.display()))?;
     #[expect(clippy::useless_conversion, reason = "its width differs between systems")]
     let free = u64::from(volume.blocks_available()).saturating_mul(u64::from(volume.fragment_size()));
     // Replayed WAL is recycled: what lies there at once is bounded.
     let wal = plan.segments.saturating_mul(there.segment_bytes).min(SPARE);
-    let needed = entry
-        .bytes
-        .saturating_add(entry.bytes / 5)
+    let needed = bytes
+        .saturating_add(bytes / 5)
         .saturating_add(wal)
         .saturating_add(SPARE);
     if free < needed {

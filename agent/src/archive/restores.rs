@@ -62,10 +62,10 @@ async fn complete(repository: &Repository, line: &Line, major: u32) -> Result<Op
     let there = inventory(repository, line)
         .await
         .map_err(|error| error.to_string())?;
-    let mut fit = entries
-        .into_iter()
-        .rev()
-        .filter(|entry| entry.server_version / 10_000 == major && entry.lacks(&there).is_empty());
+    let fit = repository::complete(&entries, &there).into_iter().rev();
+    let mut fit = fit
+        .filter(|entry| entry.server_version / 10_000 == major)
+        .cloned();
     Ok(fit.next())
 }
 

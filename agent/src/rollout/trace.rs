@@ -60,7 +60,8 @@ async fn rights(server: &dyn SchemaServer, database: &str, role: &str) -> Result
         .await?;
     let sql = format!(
         "SELECT r.rolname FROM pg_roles r JOIN pg_roles own ON own.rolname = {role} \
-         WHERE pg_has_role(own.oid, r.oid, 'MEMBER') AND r.oid <> own.oid AND NOT r.rolsuper AND NOT own.rolsuper"
+         WHERE pg_has_role(own.oid, r.oid, 'MEMBER') AND r.oid <> own.oid AND NOT r.rolsuper AND NOT own.rolsuper \
+         AND r.rolname <> 'pg_database_owner'"
     );
     let memberships = agent.rows(&sql).await?;
     Ok(Rights {
@@ -72,7 +73,7 @@ async fn rights(server: &dyn SchemaServer, database: &str, role: &str) -> Result
 async fn grant(session: &dyn SqlSession, role: &str, rights: &Rights) -> Result<(), SqlError> {
     let quoted = name(role);
     let mut script = format!(
-        "{} ALTER ROLE {quoted} LOGIN; GRANT ALL ON DATABASE postgres TO {quoted};",
+        "{} ALTER ROLE {quoted} LOGIN; ALTER DATABASE postgres OWNER TO {quoted};",
         make_role(role)
     );
     if rights.superuser {

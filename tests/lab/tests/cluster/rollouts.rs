@@ -14,7 +14,7 @@ const OWNER: &str = "app";
 /// A database with tables worth changing.
 const SETUP: &str = "
 CREATE TABLE orders (id bigint PRIMARY KEY, customer int NOT NULL, amount int NOT NULL, touched int NOT NULL DEFAULT 0);
-INSERT INTO orders SELECT n, n % 100, n FROM generate_series(1, 20000) n;
+INSERT INTO orders SELECT n, n % 100, n FROM generate_series(1, 4000) n;
 CREATE TABLE parts (day int NOT NULL, x int) PARTITION BY LIST (day);
 CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1);
 CREATE TABLE parts_2 PARTITION OF parts FOR VALUES IN (2);
@@ -27,7 +27,8 @@ const CHANGE: &str = "
 ALTER TABLE orders ADD COLUMN note text;
 CREATE INDEX orders_customer ON orders (customer, lower(note)) WHERE amount > 0;
 ALTER TABLE orders ADD CONSTRAINT positive CHECK (amount >= 0);
-UPDATE orders SET touched = touched + 1 WHERE amount > 0;
+-- Slow enough to be killed in.
+UPDATE orders SET touched = touched + 1 WHERE amount > 0 AND pg_sleep(0.001) IS NOT NULL;
 ALTER TABLE orders ALTER COLUMN note SET DEFAULT 'none';
 ALTER TABLE parts DETACH PARTITION parts_2 CONCURRENTLY;
 DROP INDEX CONCURRENTLY parts_2_x;
@@ -174,7 +175,7 @@ async fn a_rollout_ends_in_the_same_schema_when_the_primary_dies_in_an_index_bui
     let old = connect(address, OWNER, "broken").await?;
     old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM parts")
         .await?;
-    stage.apply("broken", &["--detach", "--batch-ms", "5"]).await?;
+    stage.apply("broken", &["--detach", "--batch-ms", "100"]).await?;
     let watcher = connect(address, OWNER, "broken").await?;
     wait_until("the index is being built", RECOVERY, || async {
         let invalid = value(&watcher, "SELECT count(*) FROM pg_index WHERE NOT indisvalid").await?;
@@ -285,7 +286,7 @@ async fn a_plan_is_tried_on_an_empty_copy_and_the_janitor_mends_what_others_left
         "the server has shown no rewrite: {plan}"
     );
     ensure!(steps[0]["locks"]["orders"] == "AccessExclusiveLock", "{plan}");
-    ensure!(steps[0]["forecast"]["rows"] == 20_000, "{plan}");
+    ensure!(steps[0]["forecast"]["rows"] == 4_000, "{plan}");
     ensure!(
         steps[1]["rewrites"] == serde_json::json!([]) && steps[1]["scans"] == serde_json::json!([]),
         "{plan}"
@@ -370,7 +371,7 @@ async fn a_rollout_ends_in_the_same_schema_however_often_the_agent_of_the_primar
     let mut stage = Stage::set(&lab, "agents", &["straight", "broken"], CHANGE).await?;
     stage.apply("straight", &[]).await?;
     let straight = stage.until("done").await?;
-    stage.apply("broken", &["--detach", "--batch-ms", "5"]).await?;
+    stage.apply("broken", &["--detach", "--batch-ms", "100"]).await?;
     let mut kills = 0_u32;
     let begun = std::time::Instant::now();
     // Between any two records, and in the middle of any statement: wherever it happens to be.
