@@ -175,11 +175,15 @@ impl Agent<'_> {
             Arc::new(DriverDevices::new(node.clone())),
         )));
         run_task(&mut tasks, coordinator.run(stop.clone()));
+        let stopping = stop.clone();
         let ended = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => Ok(()),
             failed = consensus_failed(&node) => Err(failed),
             Some(ended) = tasks.join_next() => match ended {
-                Ok(Ok(())) => Ok(()),
+                Ok(Ok(())) if *stopping.borrow() => Ok(()),
+                Ok(Ok(())) => Err(anyhow::anyhow!(
+                    "a part of the agent has ended without a word, which it never should; the agent is to be restarted"
+                )),
                 Ok(Err(error)) => Err(error),
                 Err(error) => Err(error.into()),
             },

@@ -17,6 +17,8 @@ impl Rollouts {
     /// Carries rollouts out, while this node is the one to do it, until `stop` says so.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let Some(server) = self.server.clone() else {
+            // Nobody is left to stop it if the sender is gone.
+            let _ = stop.wait_for(|stop| *stop).await;
             return;
         };
         let mut states = self.consensus.watch();

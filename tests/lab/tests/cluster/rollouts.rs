@@ -115,7 +115,7 @@ impl Stage {
 
     /// Waits until the rollout is in that phase, and returns how it stands.
     async fn until(&self, phase: &str) -> Result<Value> {
-        wait_until(&format!("the rollout is {phase}"), RECOVERY, || async {
+        wait_until(&format!("the rollout is {phase}"), 3 * RECOVERY, || async {
             let status = self.status().await?;
             ensure!(status["rollout"]["phase"] == phase, "{status}");
             Ok(status)
@@ -376,7 +376,10 @@ async fn a_rollout_ends_in_the_same_schema_however_often_the_agent_of_the_primar
     let begun = std::time::Instant::now();
     // Between any two records, and in the middle of any statement: wherever it happens to be.
     let broken = loop {
-        ensure!(begun.elapsed() < RECOVERY, "the rollout does not come to its end");
+        ensure!(
+            begun.elapsed() < 4 * RECOVERY,
+            "the rollout does not come to its end"
+        );
         let status = stage.status().await?;
         if status["rollout"]["phase"] == "done" {
             break status;
