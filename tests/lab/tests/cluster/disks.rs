@@ -167,7 +167,7 @@ fn free(node: &Node, folder: &str) -> Result<u64> {
 }
 
 /// Waits until a node other than `first` is primary.
-async fn moved_from(cluster: &Cluster, first: &str) -> Result<String> {
+pub async fn moved_from(cluster: &Cluster, first: &str) -> Result<String> {
     wait_until("another node is primary", RECOVERY, || async {
         let primary = cluster.primary().await?;
         ensure!(primary != first, "{first} still is");
