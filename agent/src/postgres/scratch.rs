@@ -129,8 +129,9 @@ pub(super) async fn start(instance: &Instance) -> Result<Scratch, String> {
     Ok(scratch)
 }
 
-/// The kernel ends it with the agent: nobody else knows of it.
-#[allow(unsafe_code)]
+/// The kernel ends it with the agent: nobody else knows of it. To the kernel the parent is the thread that starts it, so that
+/// has to be one of the runtime's own, which last as long as the agent, and none of those that it lends for blocking work.
+#[allow(unsafe_code, reason = "the signal is asked for between fork and exec")]
 fn dies_with_the_agent(command: &mut std::process::Command) {
     // SAFETY: between fork and exec this makes one system call and allocates nothing.
     unsafe {
