@@ -48,8 +48,13 @@ fn in_a_transaction(rng: &mut StdRng, left: &mut Left) -> String {
         5 => format!("CREATE SEQUENCE s{number}"),
         6 => format!("CREATE FUNCTION f{number}() RETURNS int LANGUAGE sql AS 'SELECT {number}'"),
         7 => format!("ALTER TABLE {table} SET (fillfactor = {})", 50 + number),
-        8 => format!("INSERT INTO customers (id, name) VALUES ({}, 'new')", 1000 + number),
-        _ => format!("ALTER TABLE orders ADD COLUMN d{number} date, ALTER COLUMN amount SET STATISTICS {number}"),
+        8 => format!(
+            "INSERT INTO customers (id, name) VALUES ({}, 'new')",
+            1000 + number
+        ),
+        _ => format!(
+            "ALTER TABLE orders ADD COLUMN d{number} date, ALTER COLUMN amount SET STATISTICS {number}"
+        ),
     }
 }
 
@@ -64,7 +69,9 @@ fn alone(rng: &mut StdRng, left: &mut Left) -> String {
         2 if rng.random_ratio(1, 3) => format!("CREATE UNIQUE INDEX i{number} ON orders (customer)"),
         2 => format!("CREATE INDEX ON {table} ((id + {number}))"),
         3 => format!("ALTER TABLE {table} ADD CONSTRAINT k{number} CHECK (touched >= 0)"),
-        4 => format!("ALTER TABLE orders ADD CONSTRAINT k{number} FOREIGN KEY (customer) REFERENCES customers (id)"),
+        4 => format!(
+            "ALTER TABLE orders ADD CONSTRAINT k{number} FOREIGN KEY (customer) REFERENCES customers (id)"
+        ),
         5 => format!("ALTER TABLE customers ADD CONSTRAINT k{number} UNIQUE (mail, id)"),
         6 => format!(
             "UPDATE {table} SET touched = touched + 1 WHERE id % {} = 0",
@@ -78,9 +85,7 @@ fn alone(rng: &mut StdRng, left: &mut Left) -> String {
             format!("DROP INDEX CONCURRENTLY {index}")
         }
         11 if !left.partitions.is_empty() => {
-            let partition = left
-                .partitions
-                .remove(rng.random_range(0..left.partitions.len()));
+            let partition = left.partitions.remove(rng.random_range(0..left.partitions.len()));
             format!("ALTER TABLE parts DETACH PARTITION {partition} CONCURRENTLY")
         }
         12 => format!("ALTER TYPE mood ADD VALUE 'mood {number}'"),

@@ -48,7 +48,11 @@ fn a_rollout_whose_agent_dies_at_any_point_ends_as_one_that_was_left_alone() {
             stage.message()
         );
         let (things, straight) = (fate.done(), stage.picture().await);
-        assert!(things > 80, "only {things} things are done for {} steps", steps.len());
+        assert!(
+            things > 80,
+            "only {things} things are done for {} steps",
+            steps.len()
+        );
         println!("an agent does {things} things for {} steps", steps.len());
         for number in 0..things {
             let ways = match number {
@@ -69,12 +73,7 @@ fn a_rollout_whose_agent_dies_at_any_point_ends_as_one_that_was_left_alone() {
                     rests @ End::Rests(_) => rests,
                 };
                 let what = format!("death {death:?} at {number}");
-                assert_eq!(
-                    end,
-                    End::Rests(RolloutPhase::Done),
-                    "{what}: {}",
-                    stage.message()
-                );
+                assert_eq!(end, End::Rests(RolloutPhase::Done), "{what}: {}", stage.message());
                 assert_eq!(stage.picture().await, straight, "{what}");
             }
         }

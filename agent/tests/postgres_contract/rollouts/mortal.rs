@@ -156,6 +156,10 @@ impl SchemaServer for MortalServer {
     fn archive_queue(&self) -> u64 {
         0
     }
+
+    fn room(&self) -> Option<(u64, u64)> {
+        None
+    }
 }
 
 /// The replicated state of a group of one.

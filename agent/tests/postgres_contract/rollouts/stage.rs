@@ -121,7 +121,10 @@ impl Stage {
     async fn ask(&self, sql: &str) -> Vec<Vec<Option<String>>> {
         let server = self.session();
         let role = agent::ports::SqlRole::Agent;
-        let session = server.open(DATABASE, role, &["search_path=public"]).await.unwrap();
+        let session = server
+            .open(DATABASE, role, &["search_path=public"])
+            .await
+            .unwrap();
         session
             .rows(sql)
             .await
@@ -132,7 +135,8 @@ impl Stage {
     pub async fn reset(&self) {
         // What an agent that died has left running would wait for us, or we for it.
         let left = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'pgctl-rollout'";
-        let old = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgctl-rollout'";
+        let old =
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgctl-rollout'";
         let version = self.node.pg.server_version();
         self.ask(if version >= 140_000 { left } else { old }).await;
         self.ask(SETUP).await;
