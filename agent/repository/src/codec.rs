@@ -4,6 +4,12 @@ use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::io::{Read, Write};
 use zstd::bulk::Compressor;
+use zstd::zstd_safe::CParameter;
+
+/// How far back quick levels look, as a power of two of bytes. What repeats in WAL and pages repeats soon: the default of 2 MiB costs
+/// a seventh more time for WAL of pgbench, and finds no more.
+const QUICK_WINDOW_LOG: u32 = 19;
+const QUICK_UP_TO: i32 = 3;
 
 thread_local! {
     static COMPRESSOR: RefCell<Option<(i32, Compressor<'static>)>> = const { RefCell::new(None) };
@@ -31,7 +37,13 @@ impl Codec {
                 // To make one takes as long as to compress a megabyte.
                 let compressor = match kept {
                     Some((of, compressor)) if *of == level => compressor,
-                    other => &mut other.insert((level, Compressor::new(level)?)).1,
+                    other => {
+                        let mut compressor = Compressor::new(level)?;
+                        if level <= QUICK_UP_TO {
+                            compressor.set_parameter(CParameter::WindowLog(QUICK_WINDOW_LOG))?;
+                        }
+                        &mut other.insert((level, compressor)).1
+                    }
                 };
                 compressor.compress(content)
             }),
