@@ -13,6 +13,7 @@ mod syntax;
 mod words;
 
 pub use pieces::{IndexParts, UpdateParts, index_parts, update_parts};
+pub(crate) use words::{Word, WordKind};
 
 use crate::model::{Act, Statement};
 use crate::text::{Comment, Piece, PieceKind, split};
@@ -35,6 +36,14 @@ pub fn script(text: &str) -> Script {
         statements.push(statement(&piece));
     }
     Script { statements, comments }
+}
+
+/// Reads the words of `text`, which makes a statement with `before` in front of it; `None` where it does not.
+pub(crate) fn with_words<T>(before: &str, text: &str, read: impl FnOnce(&[Word<'_>]) -> T) -> Option<T> {
+    let sql = format!("{before}{text}");
+    let words = syntax::words(&sql).ok()?;
+    let first = words.iter().position(|word| word.start >= before.len())?;
+    Some(read(&words[first..]))
 }
 
 fn own(comments: &[Comment<'_>]) -> Vec<(usize, String)> {

@@ -1,12 +1,13 @@
 //! Constraints: added, validated, dropped; partitions attached and detached.
 
 use super::alter::Effect;
+use super::bound::Bound;
 use super::lock::LockMode::{
     AccessExclusive, AccessShare, RowShare, ShareRowExclusive, ShareUpdateExclusive,
 };
 use super::{Judge, Severity};
 use crate::catalog::apply::default_name;
-use crate::model::{Constraint, ConstraintKind, Name};
+use crate::model::{Constraint, ConstraintKind, Expr, Name, TypeName};
 
 impl Judge<'_> {
     pub(super) fn add_constraint(&mut self, table: &Name, constraint: &Constraint) -> Effect {
@@ -309,11 +310,18 @@ impl Judge<'_> {
             .default_partition(table)
             .filter(|default| *default != child);
         let key = self.partition_key(table);
-        // A CHECK that says no less than the bound lets the server skip the scan. Only the server compares the two.
-        let proving = self.has_check_on(&child, &key);
-        let default_scanned = default
-            .as_ref()
-            .is_some_and(|default| !self.has_check_on(default, &key));
+        let said = Bound::read(bound);
+        let one_key = key.first().filter(|_| key.len() == 1);
+        let proving = one_key.zip(said.as_ref()).is_some_and(|(key, bound)| {
+            let known = self.catalog.table(&child);
+            let not_null = known.is_some_and(|known| known.is_not_null(key));
+            bound.is_implied(key, self.type_of(&child, key), not_null, &self.checks(&child))
+        });
+        let default_scanned = default.as_ref().is_some_and(|default| {
+            !one_key.zip(said.as_ref()).is_some_and(|(key, bound)| {
+                bound.is_excluded(key, self.type_of(default, key), &self.checks(default))
+            })
+        });
         if let Some(default) = &default {
             self.lock(default, AccessExclusive);
             if default_scanned {
@@ -322,25 +330,28 @@ impl Judge<'_> {
         }
         let is_default = bound.trim().eq_ignore_ascii_case("default");
         let must_scan = !(proving || is_default && self.catalog.descendants(table).is_empty());
-        if proving && !self.catalog.fresh(&child) {
-            let message = format!(
-                "{child} is left unread only if its CHECK says no less than the bound, which is not compared here. `pgctl \
-                 ddl plan` tries it on an empty copy: then the server says whether it is implied."
-            );
-            self.find(table, "H56", Severity::Advice, message, String::new());
-        }
         if !self.catalog.fresh(&child) && must_scan || default_scanned {
             if must_scan {
                 self.scan(&child);
             }
             let check = bound_as_check(bound, key.first().map_or("KEY", String::as_str));
             let message = format!(
-                "Every row of {child} is checked against the bound while nobody can read or write it{}. A valid CHECK \
-                 that says the same makes that unnecessary.",
-                if default_scanned {
+                "Every row of {} is checked against the bound while nobody can read or write it{}. A valid CHECK that says the same \
+                 makes that unnecessary.{}",
+                if must_scan {
+                    child.to_string()
+                } else {
+                    "the default partition".to_owned()
+                },
+                if must_scan && default_scanned {
                     ", and every row of the default partition too"
                 } else {
                     ""
+                },
+                if self.checks(&child).is_empty() {
+                    ""
+                } else {
+                    " (None of those that it has was seen to say so; `pgctl ddl plan` lets a server tell.)"
                 }
             );
             let safe = format!(
@@ -374,15 +385,21 @@ impl Judge<'_> {
             .collect()
     }
 
-    fn has_check_on(&self, table: &Name, key: &[String]) -> bool {
-        self.catalog.table(table).is_some_and(|known| {
-            known.constraints.iter().any(|constraint| {
-                !constraint.not_valid
-                    && matches!(&constraint.kind, ConstraintKind::Check(expr)
-                        if !key.is_empty() && key.iter().all(|column| expr.mentions(column))
-                            && !key.iter().all(|column| expr.is_not_null_test_of(column)))
+    /// The conditions that every row of the table satisfies.
+    fn checks(&self, table: &Name) -> Vec<&Expr> {
+        let known = self.catalog.table(table).into_iter();
+        known
+            .flat_map(|known| &known.constraints)
+            .filter(|constraint| !constraint.not_valid && !constraint.not_enforced)
+            .filter_map(|constraint| match &constraint.kind {
+                ConstraintKind::Check(condition) => Some(condition),
+                _ => None,
             })
-        })
+            .collect()
+    }
+
+    fn type_of(&self, table: &Name, column: &str) -> Option<&TypeName> {
+        self.catalog.column(table, column).map(|column| &column.ty)
     }
 
     pub(super) fn detach(

@@ -1,6 +1,7 @@
 //! What one statement does to a schema that is in use: its locks, its rewrites, its scans, and what is wrong with it.
 
 mod alter;
+mod bound;
 mod column;
 mod constraint;
 mod lock;

@@ -142,6 +142,31 @@ pub const MORE: &[(&str, &str, &str)] = &[
         "ALTER TABLE t ATTACH PARTITION t1 FOR VALUES FROM (0) TO (10)",
     ),
     (
+        "attach what a CHECK does not prove",
+        "CREATE TABLE t (id int, a int) PARTITION BY RANGE (id); CREATE TABLE t1 (id int, a int, CONSTRAINT k CHECK (id IS NOT NULL AND id >= 0 AND id <= 10)); INSERT INTO t1 VALUES (1);",
+        "ALTER TABLE t ATTACH PARTITION t1 FOR VALUES FROM (0) TO (10)",
+    ),
+    (
+        "attach dates that a CHECK proves",
+        "CREATE TABLE t (d date NOT NULL) PARTITION BY RANGE (d); CREATE TABLE t1 (d date NOT NULL, CONSTRAINT k CHECK (d >= '2024-05-01' AND d < '2024-05-31')); INSERT INTO t1 VALUES ('2024-05-02');",
+        "ALTER TABLE t ATTACH PARTITION t1 FOR VALUES FROM ('2024-05-01') TO ('2024-06-01')",
+    ),
+    (
+        "attach a list that a CHECK proves",
+        "CREATE TABLE t (s text NOT NULL) PARTITION BY LIST (s); CREATE TABLE t1 (s text NOT NULL, CONSTRAINT k CHECK (s = 'a')); INSERT INTO t1 VALUES ('a');",
+        "ALTER TABLE t ATTACH PARTITION t1 FOR VALUES IN ('a', 'b')",
+    ),
+    (
+        "attach beside a default partition whose CHECK excludes the bound",
+        "CREATE TABLE t (id int) PARTITION BY RANGE (id); CREATE TABLE td (id int, CONSTRAINT far CHECK (id >= 100)); INSERT INTO td VALUES (100); ALTER TABLE t ATTACH PARTITION td DEFAULT; CREATE TABLE t1 (id int, CONSTRAINT k CHECK (id IS NOT NULL AND id >= 0 AND id < 10)); INSERT INTO t1 VALUES (1);",
+        "ALTER TABLE t ATTACH PARTITION t1 FOR VALUES FROM (0) TO (10)",
+    ),
+    (
+        "attach beside a default partition",
+        "CREATE TABLE t (id int) PARTITION BY RANGE (id); CREATE TABLE td PARTITION OF t DEFAULT; INSERT INTO t VALUES (100); CREATE TABLE t1 (id int, CONSTRAINT k CHECK (id IS NOT NULL AND id >= 0 AND id < 10)); INSERT INTO t1 VALUES (1);",
+        "ALTER TABLE t ATTACH PARTITION t1 FOR VALUES FROM (0) TO (10)",
+    ),
+    (
         "inherit",
         "CREATE TABLE t (a int); CREATE TABLE t1 () INHERITS (t);",
         "ALTER TABLE t ADD COLUMN c int",
