@@ -5,9 +5,7 @@ use crate::envelope::{Kind, hash};
 use crate::error::Error;
 use crate::layout::Line;
 use crate::repository::Repository;
-use crate::store::Created;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Bytes of one part before compression.
@@ -98,16 +96,9 @@ impl DumpWriter {
         })?;
         let key = self.line.dump(&self.dump.id);
         for repository in &self.repositories {
-            let made = repository
-                .create(
-                    key.clone(),
-                    Kind::Backup,
-                    &self.dump.id,
-                    BTreeMap::new(),
-                    json.clone(),
-                )
+            repository
+                .create_own(key.clone(), Kind::Backup, &self.dump.id, json.clone(), hash(&json))
                 .await?;
-            unique(repository, &key, made.0)?;
         }
         Ok(self.dump)
     }
@@ -117,28 +108,21 @@ impl DumpWriter {
         let number = self.dump.parts.len();
         let key = self.line.dump_part(&self.dump.id, number);
         let name = format!("{}/{number:06}", self.dump.id);
+        let known = hash(&content);
         for (index, repository) in self.repositories.iter().enumerate() {
             let content = Whole(Arc::clone(&content));
-            let (created, bytes) = repository
-                .create(key.clone(), Kind::Part, &name, BTreeMap::new(), content)
+            let bytes = repository
+                .create_own(key.clone(), Kind::Part, &name, content, known.clone())
                 .await?;
-            unique(repository, &key, created)?;
             if index == 0 {
                 self.dump.stored_bytes += bytes;
             }
         }
         self.dump.parts.push(Part {
             bytes: content.len() as u64,
-            hash: hash(&content),
+            hash: known,
         });
         Ok(())
-    }
-}
-
-fn unique(repository: &Repository, key: &str, created: Created) -> Result<(), Error> {
-    match created {
-        Created::Made => Ok(()),
-        Created::Exists => Err(repository.damaged(key, "it is there already: two dumps have the same id")),
     }
 }
 

@@ -23,6 +23,17 @@ pub enum Error {
         key: String,
         after: Duration,
     },
+    /// Earlier calls into a directory have not come back, so this one was not made.
+    #[error(
+        "repository {repository}: its file system hangs ({calls} calls have not come back), so this is not tried: {action} \
+         {key}; is the server of the mount reachable?"
+    )]
+    Hangs {
+        repository: String,
+        action: &'static str,
+        key: String,
+        calls: usize,
+    },
     /// The object is not there, and the store is the right one.
     #[error("repository {repository}: {key} is not there")]
     Missing { repository: String, key: String },
