@@ -152,6 +152,59 @@ pub async fn dumps(repository: &Repository, line: &Line) -> Result<Vec<Dump>, Er
     Ok(found)
 }
 
+/// Deletes the dumps of a line but those of the newest `keep` runs, of all whose ids begin with `prefix`; and what a run of
+/// such an id left behind that nobody has written to since `abandoned_ms`. Gives how many were deleted.
+///
+/// # Errors
+/// The store does not list or delete. The next run goes on.
+pub async fn forget_dumps(
+    repository: &Repository,
+    line: &Line,
+    prefix: &str,
+    keep: usize,
+    abandoned_ms: i64,
+) -> Result<u64, Error> {
+    // One run begins all its ids with the same words: the prefix, when it was due, which attempt.
+    let run = |id: &str| id.splitn(4, '-').take(3).collect::<Vec<_>>().join("-");
+    let finished = dumps(repository, line).await?;
+    let mut kept: Vec<String> = Vec::new();
+    for dump in finished.iter().rev().filter(|dump| dump.id.starts_with(prefix)) {
+        let run = run(&dump.id);
+        if !kept.contains(&run) && kept.len() < keep {
+            kept.push(run);
+        }
+    }
+    let of_entry = |id: &str| finished.iter().any(|dump| dump.id == id);
+    let below = format!("{}/", line.dumps());
+    let mut gone = std::collections::BTreeSet::new();
+    let mut newest: std::collections::BTreeMap<String, i64> = std::collections::BTreeMap::new();
+    let listed = repository.list(&line.dumps()).await?;
+    let id_of = |key: &str| Some(key.strip_prefix(&below)?.split('/').next()?.to_owned());
+    for one in &listed {
+        if let Some(id) = id_of(&one.key).filter(|id| id.starts_with(prefix)) {
+            let at = newest.entry(id).or_insert(i64::MIN);
+            *at = (*at).max(one.modified_ms);
+        }
+    }
+    for (id, at) in newest {
+        let goes = match of_entry(&id) {
+            true => !kept.contains(&run(&id)),
+            false => at < abandoned_ms,
+        };
+        if goes {
+            // The entry first: half a dump is none.
+            repository.delete(&line.dump(&id)).await?;
+            gone.insert(id);
+        }
+    }
+    for one in &listed {
+        if id_of(&one.key).is_some_and(|id| gone.contains(&id)) {
+            repository.delete(&one.key).await?;
+        }
+    }
+    Ok(gone.len() as u64)
+}
+
 /// Gives the content of a dump to `take`, each part verified before any of it is given.
 ///
 /// # Errors

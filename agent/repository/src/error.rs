@@ -86,6 +86,23 @@ impl Error {
         matches!(self, Error::Missing { .. })
     }
 
+    /// The repository that it is about, if it is about one.
+    #[must_use]
+    pub fn repository(&self) -> Option<&str> {
+        match self {
+            Error::Store { repository, .. }
+            | Error::Late { repository, .. }
+            | Error::Hangs { repository, .. }
+            | Error::Missing { repository, .. }
+            | Error::NotThisOne { repository, .. }
+            | Error::Damaged { repository, .. }
+            | Error::Different { repository, .. }
+            | Error::Config { repository, .. }
+            | Error::Key { repository, .. } => Some(repository),
+            Error::Refused { .. } | Error::File { .. } => None,
+        }
+    }
+
     pub(crate) fn file(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.display().to_string();
         move |source| Error::File { action, path, source }

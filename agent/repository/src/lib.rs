@@ -13,7 +13,7 @@
 //! | `repository` | one repository opened: objects by name, whole or not at all |
 //! | `wal_name`, `page_header` | what a file in `pg_wal` is, and whether it is what its name says |
 //! | `wal` | archived WAL: put and get |
-//! | `inventory` | which segments are there, which are missing, and which belong to a line |
+//! | `inventory`, `given_up` | which segments are there, which are missing, and which belong to a line; which were let go of |
 //! | `tar`, `backup`, `catalogue`, `take_up` | base backups; one whose writer died between the repositories |
 //! | `dump` | logical dumps |
 //! | `evidence` | what drills found |
@@ -43,6 +43,7 @@ mod evidence;
 mod expiry;
 #[cfg(test)]
 mod faulty_store;
+mod given_up;
 mod increment;
 mod inventory;
 mod keys;
@@ -70,10 +71,11 @@ pub use cipher::Secret;
 pub use codec::Codec;
 pub use bucket::{Azure, Gcs, S3};
 pub use config::{Place, RepositoryConfig};
-pub use dump::{Dump, DumpWriter, dumps, read_dump};
+pub use dump::{Dump, DumpWriter, dumps, forget_dumps, read_dump};
 pub use envelope::{Header, Kind};
 pub use error::Error;
 pub use expiry::{Deleted, Expiry, Going, expire, marked};
+pub use given_up::{GivenUp, given_up, note_given_up, still_missing};
 pub use inventory::{Hole, Inventory, Span, inventory};
 pub use layout::Line;
 pub use marks::{Pin, Proof, pin, pins, proofs, unpin};
@@ -87,6 +89,6 @@ pub use survey::{Heap, LineSurvey, Rekeyed, Survey, adopt, rekey, survey};
 pub use take_up::take_up;
 pub use timestamp::{parse as parse_time, show as show_time};
 pub use unpack::{Unpacked, restore_into};
-pub use verify::{Finding, Share, Verified, Wrong, mend, verify};
+pub use verify::{Finding, Share, Verified, Wrong, mend, mend_segment, verify};
 pub use wal::{Fetched, Source, Stored, WalFileContent};
 pub use wal_name::{Segment, WalName};

@@ -60,7 +60,7 @@ pub struct Survey {
 }
 
 /// The folders of a line.
-const FOLDERS: [&str; 13] = [
+const FOLDERS: [&str; 14] = [
     "wal",
     "history",
     "labels",
@@ -74,6 +74,7 @@ const FOLDERS: [&str; 13] = [
     "dumps",
     "expiring",
     "expired",
+    "given-up",
 ];
 
 /// Looks at everything that lies there. Needs no marker, and no key.

@@ -165,7 +165,7 @@ async fn shape(inner: &InMemory) -> Vec<String> {
 }
 
 async fn run(repository: &Repository, now_ms: i64) -> Result<Expiry, Error> {
-    expire(repository, &line(), &policy(1), now_ms, false).await
+    expire(repository, &line(), &policy(1), now_ms, &[], false).await
 }
 
 #[tokio::test]
@@ -173,7 +173,7 @@ async fn what_goes_is_marked_and_goes_a_grace_later() {
     let inner = base().await;
     let repository = open(&inner).await;
     let before = keys(&inner).await;
-    let preview = expire(&repository, &line(), &policy(1), later(3), true)
+    let preview = expire(&repository, &line(), &policy(1), later(3), &[], true)
         .await
         .expect("previews");
     assert_eq!(keys(&inner).await, before, "a preview changes nothing");

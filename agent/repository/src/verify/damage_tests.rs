@@ -360,7 +360,7 @@ async fn expiry_takes_the_data_keys_of_what_goes_and_no_others() {
         ..Policy::default()
     };
     // All of them ended at the same moment: the last by name stays.
-    let done = expire(&opened, &line(), &policy, i64::MAX / 2, false)
+    let done = expire(&opened, &line(), &policy, i64::MAX / 2, &[], false)
         .await
         .expect("runs");
     assert_eq!(
@@ -373,7 +373,7 @@ async fn expiry_takes_the_data_keys_of_what_goes_and_no_others() {
         yearly: 1,
         ..policy
     };
-    let done = expire(&opened, &line(), &daily, i64::MAX / 2, false)
+    let done = expire(&opened, &line(), &daily, i64::MAX / 2, &[], false)
         .await
         .expect("runs");
     assert_eq!(done.deleted.backups.len(), 2, "{done:?}");
