@@ -22,7 +22,9 @@ pub(crate) fn connect(place: Place<'_>) -> Result<Arc<dyn ObjectStore>, String> 
         #[cfg(feature = "azure")]
         Place::Azure(azure) => microsoft(azure),
         #[allow(unreachable_patterns, reason = "each of them can be left out of a build")]
-        _ => Err("this program was built without this kind of store (features of the crate repository)".to_owned()),
+        _ => Err(
+            "this program was built without this kind of store (features of the crate repository)".to_owned(),
+        ),
     }
 }
 

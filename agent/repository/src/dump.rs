@@ -97,7 +97,13 @@ impl DumpWriter {
         let key = self.line.dump(&self.dump.id);
         for repository in &self.repositories {
             repository
-                .create_own(key.clone(), Kind::Backup, &self.dump.id, json.clone(), hash(&json))
+                .create_own(
+                    key.clone(),
+                    Kind::Backup,
+                    &self.dump.id,
+                    json.clone(),
+                    hash(&json),
+                )
                 .await?;
         }
         Ok(self.dump)

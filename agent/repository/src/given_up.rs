@@ -23,7 +23,11 @@ pub struct GivenUp {
 /// # Errors
 /// It cannot be written.
 pub async fn note_given_up(repository: &Repository, line: &Line, what: &GivenUp) -> Result<(), Error> {
-    let name = format!("{}-{}", what.node, &hash(what.segments.join(" ").as_bytes())[..16]);
+    let name = format!(
+        "{}-{}",
+        what.node,
+        &hash(what.segments.join(" ").as_bytes())[..16]
+    );
     let key = line.given_up_as(&name);
     repository.create_json(key, Kind::Mark, &name, what).await?;
     Ok(())

@@ -66,10 +66,10 @@ mod wal;
 mod wal_name;
 
 pub use backup::{BackupFacts, BackupWriter, Progress};
+pub use bucket::{Azure, Gcs, S3};
 pub use catalogue::{Catalogue, Part, backups, chain, complete, manifest_of};
 pub use cipher::Secret;
 pub use codec::Codec;
-pub use bucket::{Azure, Gcs, S3};
 pub use config::{Place, RepositoryConfig};
 pub use dump::{Dump, DumpWriter, dumps, forget_dumps, read_dump};
 pub use envelope::{Header, Kind};

@@ -127,7 +127,9 @@ mod tests {
             hung.push(back);
             let patience = patience.clone();
             waits.push(tokio::spawn(async move {
-                patience.wait(SHORT, async move { comes_back.await.is_ok() }).await
+                patience
+                    .wait(SHORT, async move { comes_back.await.is_ok() })
+                    .await
             }));
         }
         for wait in waits {

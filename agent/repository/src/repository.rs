@@ -390,7 +390,9 @@ impl Repository {
     pub(crate) fn forgetful(&self, key: &str) -> Error {
         Error::NotThisOne {
             repository: self.name().to_owned(),
-            why: format!("it says that it has taken {key}, and does not have it: nothing counts as archived there"),
+            why: format!(
+                "it says that it has taken {key}, and does not have it: nothing counts as archived there"
+            ),
         }
     }
 

@@ -56,7 +56,8 @@ impl Store {
             Place::Directory(path) => {
                 let folder = path.clone();
                 let looked = look_at(path, DEADLINE, move || directory(&folder)).await;
-                let opened = looked.map_err(|why| impatient(&config.name, "open", path.display(), why, DEADLINE))?;
+                let opened =
+                    looked.map_err(|why| impatient(&config.name, "open", path.display(), why, DEADLINE))?;
                 let mut store = Store::over(&config.name, Arc::new(opened.map_err(wrong)?));
                 store.patience = Some(Patience::new());
                 Ok(store)
@@ -127,7 +128,10 @@ impl Store {
         let (inner, path) = self.at(key);
         let put = async move {
             let payload = PutPayload::from(object);
-            inner.put_opts(&path, payload, PutOptions::from(mode)).await.map(drop)
+            inner
+                .put_opts(&path, payload, PutOptions::from(mode))
+                .await
+                .map(drop)
         };
         self.within(action, key, put).await
     }

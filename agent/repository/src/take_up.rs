@@ -71,7 +71,9 @@ async fn everywhere(repositories: &[Repository], line: &Line, entry: &Catalogue)
 }
 
 async fn has_content(repository: &Repository, line: &Line, entry: &Catalogue) -> Result<bool, Error> {
-    if repository.exists(&line.sweep(&entry.id)).await? || !repository.exists(&line.manifest(&entry.id)).await? {
+    if repository.exists(&line.sweep(&entry.id)).await?
+        || !repository.exists(&line.manifest(&entry.id)).await?
+    {
         return Ok(false);
     }
     for (number, part) in entry.parts.iter().enumerate() {

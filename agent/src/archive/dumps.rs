@@ -76,12 +76,26 @@ pub(super) async fn claimed(
 }
 
 async fn forget(archive: &Archive, keep: usize) -> Result<u64, String> {
-    let (system_id, _) = archive.source.identity().ok_or("the data directory cannot be read")?;
+    let (system_id, _) = archive
+        .source
+        .identity()
+        .ok_or("the data directory cannot be read")?;
     let line = Line::new(&archive.config.cluster, system_id);
-    let repositories = archive.doors.plain(&line).await.map_err(|error| error.to_string())?;
+    let repositories = archive
+        .doors
+        .plain(&line)
+        .await
+        .map_err(|error| error.to_string())?;
     let mut gone = 0;
     for repository in &repositories {
-        let here = forget_dumps(repository, &line, SCHEDULED, keep, now_ms().saturating_sub(ABANDONED_MS)).await;
+        let here = forget_dumps(
+            repository,
+            &line,
+            SCHEDULED,
+            keep,
+            now_ms().saturating_sub(ABANDONED_MS),
+        )
+        .await;
         gone = here.map_err(|error| error.to_string())?.max(gone);
     }
     Ok(gone)

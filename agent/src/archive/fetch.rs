@@ -327,7 +327,9 @@ impl Fetcher {
         }
         let (usable, trouble) = self.doors.usable(&line).await;
         let repositories: Vec<Repository> = usable.into_iter().map(|opened| opened.plain).collect();
-        let (found, trouble) = self.from_repositories(&repositories, &line, name, system_id, trouble).await;
+        let (found, trouble) = self
+            .from_repositories(&repositories, &line, name, system_id, trouble)
+            .await;
         match (found, trouble) {
             (Some(content), _) => {
                 self.lock_tally().from_repositories += 1;
@@ -374,7 +376,10 @@ impl Fetcher {
                     }
                     trouble = Some(error);
                 }
-                None => asked.extend(next.next().map(|repository| get(repository, line, name, system_id))),
+                None => asked.extend(
+                    next.next()
+                        .map(|repository| get(repository, line, name, system_id)),
+                ),
             }
         }
     }

@@ -91,7 +91,10 @@ pub(super) async fn run(archive: Weak<Archive>, consensus: Arc<dyn Consensus>) {
         if !names.is_empty()
             && let Err(error) = settle(&archive, &consensus, names).await
         {
-            tracing::warn!(error, "the WAL that was given up cannot be noted in every repository yet");
+            tracing::warn!(
+                error,
+                "the WAL that was given up cannot be noted in every repository yet"
+            );
         }
         drop(archive);
         tokio::time::sleep(EVERY).await;
@@ -100,9 +103,16 @@ pub(super) async fn run(archive: Weak<Archive>, consensus: Arc<dyn Consensus>) {
 
 /// Notes it in every repository; then a backup is ordered, and it is done with.
 async fn settle(archive: &Archive, consensus: &Arc<dyn Consensus>, names: Vec<String>) -> Result<(), String> {
-    let (system_id, _) = archive.source.identity().ok_or("the data directory cannot be read")?;
+    let (system_id, _) = archive
+        .source
+        .identity()
+        .ok_or("the data directory cannot be read")?;
     let line = Line::new(&archive.config.cluster, system_id);
-    let repositories = archive.doors.plain(&line).await.map_err(|error| error.to_string())?;
+    let repositories = archive
+        .doors
+        .plain(&line)
+        .await
+        .map_err(|error| error.to_string())?;
     let mut missing = 0;
     for repository in &repositories {
         let segments = still_missing(repository, &line, &names)
@@ -167,6 +177,9 @@ mod tests {
         assert_eq!(again.names(), ["a", "b"]);
         again.remove(&["a".to_owned()]).expect("writable");
         assert_eq!(Ledger::open(dir.path()).names(), ["b"]);
-        assert!(Ledger::open(&dir.path().join("nowhere")).add("c").is_err(), "it is not durable");
+        assert!(
+            Ledger::open(&dir.path().join("nowhere")).add("c").is_err(),
+            "it is not durable"
+        );
     }
 }

@@ -61,7 +61,9 @@ impl PushError {
     pub(super) fn broken_repository(&self) -> Option<&str> {
         match self {
             // Something about this one file.
-            PushError::Repository(Error::Different { .. } | Error::Refused { .. } | Error::Damaged { .. }) => None,
+            PushError::Repository(
+                Error::Different { .. } | Error::Refused { .. } | Error::Damaged { .. },
+            ) => None,
             PushError::Repository(error) => error.repository(),
             _ => None,
         }

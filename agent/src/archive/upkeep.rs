@@ -27,7 +27,10 @@ pub(super) async fn expire_all(archive: Arc<Archive>) -> Result<String, String> 
         let done = expire(repository, &line, policy, now_ms(), &under_way, false)
             .await
             .map_err(|error| error.to_string())?;
-        let (marked, gone) = (done.going.iter().filter(|it| it.marked_ms.is_none()).count(), done.deleted);
+        let (marked, gone) = (
+            done.going.iter().filter(|it| it.marked_ms.is_none()).count(),
+            done.deleted,
+        );
         said.push(format!(
             "{}: {marked} marked, {} backups and {} segments deleted, {} bytes",
             repository.name(),
@@ -64,12 +67,19 @@ pub(super) async fn verify_share(archive: Arc<Archive>, percent: u32) -> Result<
         }
         if let Some(first) = left.first() {
             wrong = true;
-            text += &format!(", {} WRONG, {first} the first: see `pgctl backup verify`", left.len());
+            text += &format!(
+                ", {} WRONG, {first} the first: see `pgctl backup verify`",
+                left.len()
+            );
         }
         said.push(text);
     }
     let said = said.join("; ");
-    Ok(if wrong { Read::Wrong(said) } else { Read::Whole(said) })
+    Ok(if wrong {
+        Read::Wrong(said)
+    } else {
+        Read::Whole(said)
+    })
 }
 
 async fn look(
@@ -96,9 +106,16 @@ async fn look(
 }
 
 async fn opened(archive: &Archive) -> Result<(Line, Vec<Repository>), String> {
-    let (system_id, _) = archive.source.identity().ok_or("the data directory cannot be read")?;
+    let (system_id, _) = archive
+        .source
+        .identity()
+        .ok_or("the data directory cannot be read")?;
     let line = Line::new(&archive.config.cluster, system_id);
-    let repositories = archive.doors.plain(&line).await.map_err(|error| error.to_string())?;
+    let repositories = archive
+        .doors
+        .plain(&line)
+        .await
+        .map_err(|error| error.to_string())?;
     Ok((line, repositories))
 }
 

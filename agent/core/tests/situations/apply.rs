@@ -256,7 +256,11 @@ fn any_proof() -> impl Strategy<Value = StonithProof> {
 }
 
 fn any_duty() -> impl Strategy<Value = DutyChange> {
-    let kind = prop_oneof![Just(DutyKind::Backup), Just(DutyKind::Drill), Just(DutyKind::Verify)];
+    let kind = prop_oneof![
+        Just(DutyKind::Backup),
+        Just(DutyKind::Drill),
+        Just(DutyKind::Verify)
+    ];
     let outcome = prop_oneof![
         Just(DutyOutcome::Done),
         Just(DutyOutcome::Failed),

@@ -370,7 +370,11 @@ fn what_needs_no_server_is_done_by_a_node_that_no_backup_would_be_taken_from() {
     assert_eq!((duty.kind, duty.node), (DutyKind::Verify, N3));
     let mut alone = reports();
     alone.retain(|report| report.node == N1);
-    assert_eq!(claim(&seen(&state, alone, after(MINUTE))).node, N1, "the primary, if need be");
+    assert_eq!(
+        claim(&seen(&state, alone, after(MINUTE))).node,
+        N1,
+        "the primary, if need be"
+    );
     let mut without = reports();
     for report in &mut without {
         report.archive = None;
@@ -402,7 +406,10 @@ fn an_alarm_is_told_and_not_tried_again() {
     apply(&mut state, DutyChange::Claim { duty: duty.clone() }).expect("claimed");
     apply(&mut state, ended(&duty, DutyOutcome::Alarm, after(2 * MINUTE))).expect("ended");
     assert!(changes(&seen(&state, reports(), after(HOUR))).is_empty());
-    assert!(!state.duties.last_done.contains_key(&DutyKind::Verify), "it is no success");
+    assert!(
+        !state.duties.last_done.contains_key(&DutyKind::Verify),
+        "it is no success"
+    );
     assert!(state.events.iter().any(|event| event.kind == "verify-alarm"));
 }
 
@@ -426,10 +433,24 @@ fn what_was_ordered_is_done_without_a_schedule_and_until_it_comes_off() {
     }
     // Days later as well, and though a later time has been seen to.
     wall = WallTime(wall.0 + 72 * HOUR);
-    state.duties.handled.insert(DutyKind::Backup, WallTime(wall.0 - MINUTE));
+    state
+        .duties
+        .handled
+        .insert(DutyKind::Backup, WallTime(wall.0 - MINUTE));
     let duty = claim(&seen(&state, reports(), wall));
     apply(&mut state, DutyChange::Claim { duty: duty.clone() }).expect("claimed");
-    apply(&mut state, ended(&Duty { claimed_at: wall, ..duty }, DutyOutcome::Done, wall)).expect("ended");
+    apply(
+        &mut state,
+        ended(
+            &Duty {
+                claimed_at: wall,
+                ..duty
+            },
+            DutyOutcome::Done,
+            wall,
+        ),
+    )
+    .expect("ended");
     assert!(state.duties.ordered.is_empty());
     assert!(changes(&seen(&state, reports(), WallTime(wall.0 + HOUR))).is_empty());
 }
@@ -446,5 +467,8 @@ fn a_backup_that_began_before_the_order_is_not_what_was_ordered() {
     };
     apply(&mut state, order).expect("ordered");
     apply(&mut state, ended(&duty, DutyOutcome::Done, after(3 * MINUTE))).expect("ended");
-    assert_eq!(claim(&seen(&state, reports(), after(4 * MINUTE))).due, after(2 * MINUTE));
+    assert_eq!(
+        claim(&seen(&state, reports(), after(4 * MINUTE))).due,
+        after(2 * MINUTE)
+    );
 }

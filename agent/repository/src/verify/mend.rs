@@ -102,7 +102,9 @@ pub async fn mend_segment(
         why: String::new(),
         mended_from: None,
     }];
-    mend(repository, line, sources, &mut findings).await.map(|mended| mended > 0)
+    mend(repository, line, sources, &mut findings)
+        .await
+        .map(|mended| mended > 0)
 }
 
 /// What two repositories have in common.

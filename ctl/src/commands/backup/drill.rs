@@ -32,11 +32,7 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     let asked = chosen.client.drill(request).await;
     let mut stream = asked.map_err(|status| chosen.failed(&status))?.into_inner();
     eprintln!("drill on {}", chosen.member.name);
-    while let Some(progress) = stream
-        .message()
-        .await
-        .map_err(|status| chosen.failed(&status))?
-    {
+    while let Some(progress) = stream.message().await.map_err(|status| chosen.failed(&status))? {
         if std::io::stderr().is_terminal() && progress.outcome.is_none() {
             eprintln!("{} ({})", progress.phase, span(progress.elapsed_ms));
         }

@@ -64,9 +64,16 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
             eprintln!("repository {} has no retention: nothing goes", opened.config.name);
             continue;
         };
-        let expiry = expire(&opened.repository, &opened.line, &policy, now_ms(), &under_way, args.preview)
-            .await
-            .map_err(refused)?;
+        let expiry = expire(
+            &opened.repository,
+            &opened.line,
+            &policy,
+            now_ms(),
+            &under_way,
+            args.preview,
+        )
+        .await
+        .map_err(refused)?;
         done.push(Done {
             repository: opened.config.name,
             preview: args.preview,

@@ -30,11 +30,7 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     let asked = chosen.client.create_dump(request).await;
     let mut stream = asked.map_err(|status| chosen.failed(&status))?.into_inner();
     eprintln!("dump of {} ({})", chosen.member.name, chosen.member.role);
-    while let Some(progress) = stream
-        .message()
-        .await
-        .map_err(|status| chosen.failed(&status))?
-    {
+    while let Some(progress) = stream.message().await.map_err(|status| chosen.failed(&status))? {
         if !progress.ended {
             if std::io::stderr().is_terminal() {
                 eprint!("\r\x1b[K{} {}", progress.database, bytes(progress.bytes));
