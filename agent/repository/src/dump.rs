@@ -240,3 +240,58 @@ pub async fn read_dump(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_core::pg::SystemId;
+    use object_store::memory::InMemory;
+
+    #[tokio::test]
+    async fn the_newest_runs_of_the_schedule_are_kept_and_what_was_made_by_hand() {
+        let repository = Repository::over(Arc::new(InMemory::new())).await.expect("opens");
+        let line = Line::new("demo", SystemId(77));
+        let run = async |id: &str, ended_ms: i64, finishes: bool| {
+            let of = Dump {
+                id: id.to_owned(),
+                cluster: "demo".to_owned(),
+                incarnation: "77".to_owned(),
+                node: "n1".to_owned(),
+                database: "shop".to_owned(),
+                server_version: 150_000,
+                begun_ms: 0,
+                ended_ms: 0,
+                parts: Vec::new(),
+                bytes: 0,
+                hash: String::new(),
+                stored_bytes: 0,
+            };
+            let mut writer = DumpWriter::begin(std::slice::from_ref(&repository), &line, of)
+                .await
+                .expect("begins");
+            writer.write(&vec![7; PART]).await.expect("takes it");
+            if finishes {
+                writer.finish(ended_ms).await.expect("ends");
+            }
+        };
+        for (number, id) in ["dump-1-1-shop-0", "dump-1-1-globals-1", "by-hand", "dump-2-1-shop-0", "dump-3-2-a-b-0"]
+            .iter()
+            .enumerate()
+        {
+            run(id, number as i64, true).await;
+        }
+        run("dump-3-1-shop-0", 0, false).await;
+        let left = async || -> Vec<String> {
+            let left = dumps(&repository, &line).await.expect("lists").into_iter();
+            left.map(|dump| dump.id).collect()
+        };
+        let gone = forget_dumps(&repository, &line, "dump-", 2, 0).await.expect("deletes");
+        assert_eq!(gone, 2);
+        assert_eq!(left().await, ["by-hand", "dump-2-1-shop-0", "dump-3-2-a-b-0"]);
+        let gone = forget_dumps(&repository, &line, "dump-", 1, i64::MAX).await.expect("deletes");
+        assert_eq!(gone, 2, "an older one, and what was broken off");
+        assert_eq!(left().await, ["by-hand", "dump-3-2-a-b-0"]);
+        let below = repository.list(&line.dumps()).await.expect("lists");
+        assert_eq!(below.len(), 4, "{below:?}");
+    }
+}

@@ -5,6 +5,7 @@ mod agents;
 mod archive;
 mod bad_data;
 mod bad_luck;
+mod brutal;
 mod disks;
 mod duties;
 mod exit_codes;

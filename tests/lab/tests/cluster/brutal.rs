@@ -1,0 +1,475 @@
+//! The archive while anything is killed at any moment: no hole, nothing half, and what comes back is what was there.
+//!
+//! Each test does a few rounds; PGCTL_TEST_ROUNDS and PGCTL_TEST_FAILOVERS ask for more, PGCTL_TEST_SEED for others.
+
+use crate::archive::{Rescue, archived_up_to_now, place};
+use crate::scene::{RECOVERY, Scene};
+use anyhow::{Context, Result, bail, ensure};
+use lab::{Cluster, DEADLINE, Lab, Mono, sql, wait_until};
+use nix::sys::signal::Signal;
+use scripted_store::{Act, ScriptedStore};
+use serde_json::Value;
+use std::process::Output;
+use std::time::Duration;
+
+/// What is written under load, as it was at one moment: a table of its own, that is restored with the rest.
+const KEEP: &str = "BEGIN; DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT w::text AS line FROM public.lab_writes w; COMMIT";
+const KEPT: &str = "SELECT count(*) || ' ' || coalesce(md5(string_agg(line, ',' ORDER BY line)), '') FROM kept";
+const LOST: &str = "SELECT count(*) FROM (SELECT line FROM kept EXCEPT SELECT w::text FROM public.lab_writes w) lost";
+
+fn number(variable: &str, usual: u64) -> u64 {
+    let given = std::env::var(variable).ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// Numbers that a seed makes.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % below
+    }
+
+    fn pause(&mut self, most_ms: u64) -> Duration {
+        Duration::from_millis(self.throw(most_ms))
+    }
+}
+
+fn config_of(cluster: &Cluster) -> String {
+    cluster.node("n1").host().dir().join("node.toml").display().to_string()
+}
+
+/// Nothing in any repository is damaged or half, and nothing is missing.
+async fn is_whole(cluster: &Cluster) -> Result<()> {
+    let config = config_of(cluster);
+    cluster.pgctl_ok(&["backup", "verify", "--config", &config]).await?;
+    Ok(())
+}
+
+/// Restores the newest backup and all WAL, and compares what comes out with `kept`.
+async fn comes_back(rescue: &Rescue, repository: &str, kept: &str) -> Result<()> {
+    rescue.restore(&["--repository", repository])?;
+    rescue.start().await?;
+    let same = wait_until("all that was archived is replayed", DEADLINE, || async {
+        let found = sql::value(rescue.address, KEPT).await?;
+        ensure!(found == kept, "{found} instead of {kept}");
+        let lost = sql::value(rescue.address, LOST).await?;
+        ensure!(lost == "0", "{lost} rows of it are lost");
+        Ok(())
+    })
+    .await;
+    same.with_context(|| rescue.said())?;
+    rescue.stop()
+}
+
+/// Notes what is there, and waits until it is archived.
+async fn keep(cluster: &Cluster) -> Result<String> {
+    let primary = cluster.wait_all_in_sync(RECOVERY).await?;
+    let address = cluster.node(&primary).pg_address()?;
+    sql::query(address, KEEP).await?;
+    let kept = sql::value(address, KEPT).await?;
+    archived_up_to_now(cluster, &primary).await?;
+    Ok(kept)
+}
+
+/// What is under way when something is killed.
+#[derive(Debug, Clone, Copy)]
+enum Job {
+    Push,
+    Backup,
+    Expire,
+    Restore,
+}
+
+/// What is killed.
+#[derive(Debug, Clone, Copy)]
+enum Victim {
+    Helper,
+    Agent,
+    Server,
+    Machine,
+    Store,
+    /// The command itself.
+    Command,
+}
+
+struct Round<'a> {
+    scene: &'a mut Scene,
+    rescue: &'a Rescue,
+    far: &'a ScriptedStore,
+    dice: &'a mut Dice,
+}
+
+impl Round<'_> {
+    async fn play(&mut self, job: Job, victim: Victim) -> Result<()> {
+        let primary = self.scene.cluster.wait_for_primary(RECOVERY).await?;
+        let names: Vec<String> = self.scene.cluster.data_nodes().map(|node| node.name().to_owned()).collect();
+        // The primary as often as all the others together.
+        let whom = match self.dice.throw(2) {
+            0 => primary.clone(),
+            _ => names[usize::try_from(self.dice.throw(names.len() as u64))?].clone(),
+        };
+        let pause = self.dice.pause(1_500);
+        let config = config_of(&self.scene.cluster);
+        let command: Vec<&str> = match job {
+            Job::Push => vec!["wal", "status"],
+            Job::Backup => vec!["backup", "create"],
+            Job::Expire => vec!["backup", "expire", "--last", "2", "--grace", "0s", "--config", &config],
+            Job::Restore => vec!["backup", "verify", "--config", &config],
+        };
+        let at = Mono::now();
+        {
+            let cluster = &self.scene.cluster;
+            let working = async {
+                match job {
+                    Job::Push => push(cluster, &primary).await,
+                    _ => cluster.pgctl(&command).await.map(Some),
+                }
+            };
+            let mut working = std::pin::pin!(working);
+            let early = tokio::time::timeout(pause, &mut working).await;
+            if let Victim::Store = victim {
+                let hangs = self.dice.throw(2) == 0;
+                self.far.script(move |_| if hangs { Act::Hang } else { Act::Refuse(503) });
+            }
+            if !matches!(victim, Victim::Machine | Victim::Store | Victim::Command) {
+                kill_in(cluster, &whom, victim).await?;
+            }
+            // Dropping the command kills it.
+            if early.is_err() && !matches!(victim, Victim::Command | Victim::Machine) {
+                // It may fail, or wait for what was killed; what it leaves behind is looked at below.
+                let _ = tokio::time::timeout(Duration::from_secs(5), &mut working).await;
+            }
+        }
+        if let Victim::Machine = victim {
+            self.scene.cluster.node_mut(&whom).power_off()?;
+        }
+        self.scene.writable_after(at).await?;
+        self.far.behave();
+        for name in names {
+            if self.scene.cluster.node(&name).agent_pid().is_none() {
+                self.scene.cluster.node_mut(&name).start().await?;
+            }
+        }
+        let kept = keep(&self.scene.cluster).await?;
+        is_whole(&self.scene.cluster).await?;
+        if let Job::Restore = job {
+            let starts = self.rescue.restore_killed_after(self.dice.pause(800))?;
+            ensure!(!starts, "a restore that was killed leaves a server that starts without its WAL");
+            let repository = if self.dice.throw(2) == 0 { "main" } else { "far" };
+            comes_back(self.rescue, repository, &kept).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Has a few segments closed and archived.
+async fn push(cluster: &Cluster, primary: &str) -> Result<Option<Output>> {
+    for _ in 0..6 {
+        // The primary may be the one that is killed.
+        let address = cluster.node(primary).pg_address()?;
+        let _ = sql::query(address, "SELECT pg_switch_wal()").await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(None)
+}
+
+async fn kill_in(cluster: &Cluster, whom: &str, victim: Victim) -> Result<()> {
+    let node = cluster.node(whom);
+    match victim {
+        Victim::Agent => node.signal_agent(Signal::SIGKILL).map(drop),
+        // It may be on its way down or up.
+        Victim::Server => Ok(drop(node.signal_postmaster(Signal::SIGKILL))),
+        Victim::Helper => {
+            let begun = std::time::Instant::now();
+            while begun.elapsed() < Duration::from_secs(2) {
+                let helper = node.host().processes().into_iter().find(|it| it.name == "pgctl-wal" && it.alive());
+                if let Some(helper) = helper {
+                    // It lives for milliseconds.
+                    let _ = lab::processes::signal(helper.pid, Signal::SIGKILL);
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(())
+        }
+        Victim::Machine | Victim::Store | Victim::Command => bail!("that is no process of a node"),
+    }
+}
+
+/// The second repository, which is a server of its own.
+fn add_far(cluster: &mut Cluster, far: &ScriptedStore) -> Result<()> {
+    let mut s3 = toml::Table::new();
+    for (key, value) in [
+        ("bucket", "b".to_owned()),
+        ("region", "us-east-1".to_owned()),
+        ("endpoint", far.endpoint()),
+        ("access_key_id", "id".to_owned()),
+        ("secret_access_key", "secret".to_owned()),
+    ] {
+        s3.insert(key.to_owned(), value.into());
+    }
+    let mut entry = toml::Table::new();
+    entry.insert("name".to_owned(), "far".into());
+    entry.insert("compression".to_owned(), "lz4".into());
+    entry.insert("s3".to_owned(), s3.into());
+    let names: Vec<String> = cluster.nodes().iter().map(|node| node.name().to_owned()).collect();
+    for name in names {
+        let archive = &mut cluster.node_mut(&name).config.archive;
+        let all = archive.get_mut("repositories").and_then(toml::Value::as_array_mut);
+        all.context("a repository")?.push(entry.clone().into());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_killed_at_whatever_moment_the_archive_is_whole() -> Result<()> {
+    let lab = Lab::new()?;
+    let far = ScriptedStore::start(lab.our_address()).await?;
+    let near = place(&lab)?;
+    let mut cluster = Cluster::builder(&lab, "brutal")
+        .timing("lan-fast")
+        .repository(&near)
+        .build()?;
+    add_far(&mut cluster, &far)?;
+    let mut scene = Scene::of(cluster).await?;
+    scene.cluster.pgctl_ok(&["backup", "create"]).await?;
+    let rescue = Rescue::new(&lab, &scene.cluster, "bare").await?;
+    let seed = number("PGCTL_TEST_SEED", 1);
+    let mut dice = Dice(seed);
+    for round in 0..number("PGCTL_TEST_ROUNDS", 4) {
+        let jobs = [Job::Push, Job::Backup, Job::Expire, Job::Restore];
+        let victims = [
+            Victim::Helper,
+            Victim::Agent,
+            Victim::Server,
+            Victim::Machine,
+            Victim::Store,
+            Victim::Command,
+        ];
+        // Each of the jobs comes round; whom it hits is thrown.
+        let job = jobs[usize::try_from(round)? % jobs.len()];
+        let victim = victims[usize::try_from(dice.throw(victims.len() as u64))?];
+        let mut playing = Round {
+            scene: &mut scene,
+            rescue: &rescue,
+            far: &far,
+            dice: &mut dice,
+        };
+        let played = playing.play(job, victim).await;
+        played.with_context(|| format!("seed {seed}, round {round}: {victim:?} killed during {job:?}"))?;
+        eprintln!("seed {seed}, round {round}: {victim:?} killed during {job:?}: whole");
+    }
+    scene.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_each_failover_everything_comes_back() -> Result<()> {
+    let lab = Lab::new()?;
+    let near = place(&lab)?;
+    let cluster = Cluster::builder(&lab, "failovers")
+        .timing("lan-fast")
+        .repository(&near)
+        .build()?;
+    let mut scene = Scene::of(cluster).await?;
+    scene.cluster.pgctl_ok(&["backup", "create"]).await?;
+    let rescue = Rescue::new(&lab, &scene.cluster, "bare").await?;
+    let seed = number("PGCTL_TEST_SEED", 1);
+    let mut dice = Dice(seed);
+    for round in 1..=number("PGCTL_TEST_FAILOVERS", 2) {
+        let played = async {
+            let primary = scene.cluster.wait_for_primary(RECOVERY).await?;
+            let address = scene.cluster.node(&primary).pg_address()?;
+            // Something that is not archived yet, and something that is on its way.
+            sql::query(address, "SELECT pg_switch_wal()").await?;
+            tokio::time::sleep(dice.pause(400)).await;
+            let off = scene.cluster.node_mut(&primary).power_off()?;
+            let second = scene.writable_after(off).await?;
+            ensure!(second != primary, "a node without power cannot be the primary");
+            scene.cluster.node_mut(&primary).start().await?;
+            if round % 20 == 0 {
+                // So that a restore does not replay all of it.
+                scene.cluster.wait_all_in_sync(RECOVERY).await?;
+                scene.cluster.pgctl_ok(&["backup", "create"]).await?;
+            }
+            let kept = keep(&scene.cluster).await?;
+            comes_back(&rescue, "main", &kept).await
+        };
+        let played: Result<()> = played.await;
+        played.with_context(|| format!("seed {seed}, failover {round}"))?;
+        eprintln!("seed {seed}, failover {round}: everything came back");
+    }
+    scene.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_with_a_limit_leaves_a_hole_that_everybody_knows_of_and_a_backup_after_it() -> Result<()> {
+    let lab = Lab::new()?;
+    let far = ScriptedStore::start(lab.our_address()).await?;
+    let near = place(&lab)?;
+    let mut cluster = Cluster::builder(&lab, "queue")
+        .data_nodes(1)
+        .timing("lan-fast")
+        .repository(&near)
+        .build()?;
+    add_far(&mut cluster, &far)?;
+    cluster.start().await?;
+    let primary = cluster.wait_all_in_sync(RECOVERY).await?;
+    let address = cluster.node(&primary).pg_address()?;
+    cluster.pgctl_ok(&["config", "set", "wal_queue_max_bytes=268435456"]).await?;
+    archived_up_to_now(&cluster, &primary).await?;
+    far.script(|_| Act::Refuse(507));
+    sql::query(address, "CREATE TABLE filler (n int)").await?;
+    for n in 0..24 {
+        sql::query(address, &format!("INSERT INTO filler VALUES ({n})")).await?;
+        sql::query(address, "SELECT pg_switch_wal()").await?;
+    }
+    let metric = |page: &str, name: &str| -> u64 {
+        let line = page.lines().find(|line| line.starts_with(name));
+        let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        value.map_or(0, |value| value as u64)
+    };
+    wait_until("the oldest are given up", RECOVERY, || async {
+        let page = cluster.node(&primary).http("/metrics").await?.body;
+        ensure!(metric(&page, "pgctl_archive_given_up_segments") > 0, "none yet");
+        ensure!(metric(&page, "pgctl_archive_ready_files") <= 17, "too many wait");
+        Ok(())
+    })
+    .await?;
+    ensure!(!crate::orders::events(&cluster, "wal-given-up").await?.is_empty(), "it is told");
+    let config = config_of(&cluster);
+    // The other repository has got all of it all the same.
+    wait_until("the near one has no hole", RECOVERY, || async {
+        cluster.pgctl_ok(&["wal", "holes", "--config", &config]).await.map(drop)
+    })
+    .await?;
+    far.behave();
+    let done = wait_until("a full backup was taken, as ordered", RECOVERY, || async {
+        let shown = cluster.pgctl_ok(&["backup", "schedule", "show", "-o", "json"]).await?;
+        let shown: Value = serde_json::from_str(&shown)?;
+        let done = shown["work"][0]["last_done"].clone();
+        ensure!(done["id"].is_string(), "{shown}");
+        Ok(done)
+    })
+    .await?;
+    ensure!(!crate::orders::events(&cluster, "backup-ordered").await?.is_empty(), "{done}");
+    let holes = cluster
+        .pgctl(&["wal", "holes", "--repository", "far", "--config", &config, "-o", "json"])
+        .await?;
+    let holes: Value = serde_json::from_slice(&holes.stdout)?;
+    let why = holes["holes"][0]["given_up"].as_str().unwrap_or_default();
+    ensure!(why.contains("wal_queue_max_bytes"), "{holes}");
+    // What was given up is known; what came after it is whole, and is restored from the new backup.
+    let verified = cluster.pgctl(&["backup", "verify", "--config", &config]).await?;
+    ensure!(verified.status.success(), "{verified:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_reading_and_dumps_are_done_by_schedule() -> Result<()> {
+    let lab = Lab::new()?;
+    let far = ScriptedStore::start(lab.our_address()).await?;
+    let near = place(&lab)?;
+    let mut cluster = Cluster::builder(&lab, "upkeep")
+        .data_nodes(1)
+        .timing("lan-fast")
+        .repository(&near)
+        .build()?;
+    add_far(&mut cluster, &far)?;
+    let archive = &mut cluster.node_mut("n1").config.archive;
+    let all = archive.get_mut("repositories").and_then(toml::Value::as_array_mut);
+    let retention: toml::Table = toml::from_str("last = 1\ngrace = \"0s\"")?;
+    for entry in all.context("repositories")? {
+        let entry = entry.as_table_mut().context("a table")?;
+        entry.insert("retention".to_owned(), retention.clone().into());
+    }
+    cluster.start().await?;
+    let primary = cluster.wait_all_in_sync(RECOVERY).await?;
+    for _ in 0..2 {
+        cluster.pgctl_ok(&["backup", "create"]).await?;
+    }
+    archived_up_to_now(&cluster, &primary).await?;
+    let damaged = crate::archive::newest_segment(&near)?;
+    let mut bytes = std::fs::read(&damaged)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&damaged, bytes)?;
+    let minute = "every 1m";
+    cluster
+        .pgctl_ok(&[
+            "config",
+            "set",
+            &format!("expire_schedule={minute}"),
+            &format!("verify_schedule={minute}"),
+            &format!("dump_schedule={minute}"),
+            "verify_share_percent=100",
+            "dump_keep=1",
+        ])
+        .await?;
+    let done = |shown: &Value, kind: &str| -> Option<Value> {
+        let work = shown["work"].as_array()?.iter().find(|work| work["kind"] == kind)?;
+        Some(work["last_done"].clone()).filter(Value::is_object)
+    };
+    let shown = wait_until("each was done", Duration::from_secs(300), || async {
+        let shown = cluster.pgctl_ok(&["backup", "schedule", "show", "-o", "json"]).await?;
+        let shown: Value = serde_json::from_str(&shown)?;
+        for kind in ["expire", "verify", "dump"] {
+            ensure!(done(&shown, kind).is_some(), "{kind}: {shown}");
+        }
+        Ok(shown)
+    })
+    .await?;
+    let text = |kind: &str| done(&shown, kind).map(|it| it["text"].to_string()).unwrap_or_default();
+    ensure!(text("verify").contains("1 mended"), "{shown}");
+    let config = config_of(&cluster);
+    cluster.pgctl_ok(&["backup", "verify", "--config", &config]).await?;
+    wait_until("the older backup is gone", RECOVERY, || async {
+        let listed = cluster.pgctl_ok(&["backup", "list", "-o", "json", "--config", &config]).await?;
+        let listed: Value = serde_json::from_str(&listed)?;
+        ensure!(listed.as_array().is_some_and(|all| all.len() == 1), "{listed}");
+        Ok(())
+    })
+    .await?;
+    let dumps = cluster.pgctl_ok(&["dump", "list", "-o", "json", "--config", &config]).await?;
+    let dumps: Value = serde_json::from_str(&dumps)?;
+    ensure!(dumps.as_array().is_some_and(|all| all.len() >= 2), "{dumps}");
+    // What both have lost nobody can mend: that is told, once for each time that it is read.
+    for word in ["near", "far"] {
+        if word == "near" {
+            std::fs::remove_file(&damaged)?;
+            continue;
+        }
+        let name = damaged.file_name().and_then(|name| name.to_str()).context("a name")?.to_owned();
+        far.change(|objects| objects.retain(|key, _| !key.ends_with(&name)));
+    }
+    for _ in 0..2 {
+        archived_past_a_hole(&cluster, &primary).await?;
+    }
+    wait_until("an alarm is raised", Duration::from_secs(300), || async {
+        let events = crate::orders::events(&cluster, "verify-alarm").await?;
+        ensure!(!events.is_empty(), "none yet");
+        let page = cluster.node(&primary).http("/metrics").await?.body;
+        ensure!(page.contains("pgctl_verify_alarm 1"), "the metric does not say so");
+        Ok(())
+    })
+    .await
+}
+
+/// Closes the primary's segment, and waits until it is archived.
+async fn archived_past_a_hole(cluster: &Cluster, primary: &str) -> Result<()> {
+    let address = cluster.node(primary).pg_address()?;
+    sql::query(address, "CREATE TABLE IF NOT EXISTS filler (n int)").await?;
+    let segment = sql::value(address, "SELECT pg_walfile_name(pg_switch_wal())").await?;
+    wait_until("it is archived", RECOVERY, || async {
+        let status = sql::value(address, "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver").await?;
+        ensure!(status >= segment, "{status}");
+        Ok(())
+    })
+    .await
+}
