@@ -274,9 +274,15 @@ mod tests {
                 writer.finish(ended_ms).await.expect("ends");
             }
         };
-        for (number, id) in ["dump-1-1-shop-0", "dump-1-1-globals-1", "by-hand", "dump-2-1-shop-0", "dump-3-2-a-b-0"]
-            .iter()
-            .enumerate()
+        for (number, id) in [
+            "dump-1-1-shop-0",
+            "dump-1-1-globals-1",
+            "by-hand",
+            "dump-2-1-shop-0",
+            "dump-3-2-a-b-0",
+        ]
+        .iter()
+        .enumerate()
         {
             run(id, number as i64, true).await;
         }
@@ -285,10 +291,14 @@ mod tests {
             let left = dumps(&repository, &line).await.expect("lists").into_iter();
             left.map(|dump| dump.id).collect()
         };
-        let gone = forget_dumps(&repository, &line, "dump-", 2, 0).await.expect("deletes");
+        let gone = forget_dumps(&repository, &line, "dump-", 2, 0)
+            .await
+            .expect("deletes");
         assert_eq!(gone, 2);
         assert_eq!(left().await, ["by-hand", "dump-2-1-shop-0", "dump-3-2-a-b-0"]);
-        let gone = forget_dumps(&repository, &line, "dump-", 1, i64::MAX).await.expect("deletes");
+        let gone = forget_dumps(&repository, &line, "dump-", 1, i64::MAX)
+            .await
+            .expect("deletes");
         assert_eq!(gone, 2, "an older one, and what was broken off");
         assert_eq!(left().await, ["by-hand", "dump-3-2-a-b-0"]);
         let below = repository.list(&line.dumps()).await.expect("lists");

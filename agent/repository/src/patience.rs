@@ -7,16 +7,16 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// How many calls into one directory may be under way at once: so many threads it can keep.
 pub(crate) const CALLS: usize = 4;
 
-/// Directories that are being looked at for the first time: one that hangs is not looked at again meanwhile.
-static LOOKED_AT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// Directories of which a first look has not come back in time.
+static OVERDUE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// Why a call was not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,29 +85,39 @@ impl Patience {
     }
 }
 
-/// Does `look` at a directory on a thread of its own, and waits at most `deadline`; one look at a time.
+/// Does `look` at a directory on a thread of its own, and waits at most `deadline`. While one is overdue no other is begun.
 pub(crate) async fn look_at<T: Send + 'static>(
     path: &Path,
     deadline: Duration,
     look: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Impatient> {
-    let path = path.to_owned();
-    if !looked_at(|paths| paths.insert(path.clone())) {
+    if overdue().contains(path) {
         return Err(Impatient::Hangs(1));
     }
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (says, of) = (Arc::clone(&is_over), path.to_owned());
     let looking = tokio::task::spawn_blocking(move || {
         let found = look();
-        looked_at(|paths| paths.remove(&path));
+        let mut overdue = overdue();
+        says.store(true, Ordering::Relaxed);
+        overdue.remove(&of);
         found
     });
     match tokio::time::timeout(deadline, looking).await {
         Ok(Ok(found)) => Ok(found),
-        _ => Err(Impatient::Late),
+        Ok(Err(_)) => Err(Impatient::Late),
+        Err(_) => {
+            let mut overdue = overdue();
+            if !is_over.load(Ordering::Relaxed) {
+                overdue.insert(path.to_owned());
+            }
+            Err(Impatient::Late)
+        }
     }
 }
 
-fn looked_at<T>(change: impl FnOnce(&mut BTreeSet<PathBuf>) -> T) -> T {
-    change(&mut LOOKED_AT.lock().unwrap_or_else(PoisonError::into_inner))
+fn overdue() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    OVERDUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -150,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_directory_is_looked_at_once_at_a_time() {
+    async fn a_directory_that_hangs_is_not_looked_at_again() {
         let (back, comes_back) = std::sync::mpsc::channel::<()>();
         let path = Path::new("/hangs");
         let first = look_at(path, SHORT, move || comes_back.recv().is_ok()).await;

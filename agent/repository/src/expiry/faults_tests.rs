@@ -462,7 +462,10 @@ async fn a_backup_that_is_being_made_is_left_alone_however_long_it_takes() {
     let inner = base().await;
     let repository = open(&inner).await;
     let goes = |busy: &'static [&'static str]| {
-        let (repository, busy) = (repository.clone(), busy.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>());
+        let (repository, busy) = (
+            repository.clone(),
+            busy.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>(),
+        );
         async move {
             // By the store's clock all of it was written just now: so late that this is long ago.
             let seen = expire(&repository, &line(), &policy(0), i64::MAX / 2, &busy, true).await;
@@ -471,11 +474,29 @@ async fn a_backup_that_is_being_made_is_left_alone_however_long_it_takes() {
         }
     };
     assert_eq!(goes(&[]).await, ["f1", "i1", "f2", "debris"]);
-    assert_eq!(goes(&["debris"]).await, ["f1", "i1", "f2"], "nothing but parts so far");
-    assert_eq!(goes(&["i1"]).await, ["f2", "debris"], "it waits for its WAL; and what it is made of");
-    expire(&repository, &line(), &policy(0), i64::MAX / 2, &["f2".to_owned(), "debris".to_owned()], false)
-        .await
-        .expect("goes");
-    assert_eq!(check_whole(&repository, "busy").await, BTreeSet::from(["f2".to_owned(), "f3".to_owned()]));
+    assert_eq!(
+        goes(&["debris"]).await,
+        ["f1", "i1", "f2"],
+        "nothing but parts so far"
+    );
+    assert_eq!(
+        goes(&["i1"]).await,
+        ["f2", "debris"],
+        "it waits for its WAL; and what it is made of"
+    );
+    expire(
+        &repository,
+        &line(),
+        &policy(0),
+        i64::MAX / 2,
+        &["f2".to_owned(), "debris".to_owned()],
+        false,
+    )
+    .await
+    .expect("goes");
+    assert_eq!(
+        check_whole(&repository, "busy").await,
+        BTreeSet::from(["f2".to_owned(), "f3".to_owned()])
+    );
     assert!(keys(&inner).await.contains(&line().part("debris", 0)));
 }

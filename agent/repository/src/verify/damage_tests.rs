@@ -394,8 +394,16 @@ async fn a_backup_whose_writer_died_between_the_repositories_is_taken_up() {
     assert_eq!(taken().await.as_deref(), Some(id), "it is everywhere");
     lose(line().backup(id));
     assert_eq!(taken().await.as_deref(), Some(id));
-    let entry = crate::backups(&rig.repositories[1], &line()).await.expect("lists").remove(0);
-    assert_eq!(crate::backups(&rig.repositories[0], &line()).await.expect("lists"), [entry]);
+    let entry = crate::backups(&rig.repositories[1], &line())
+        .await
+        .expect("lists")
+        .remove(0);
+    assert_eq!(
+        crate::backups(&rig.repositories[0], &line())
+            .await
+            .expect("lists"),
+        [entry]
+    );
     // Retention is at it.
     lose(line().backup(id));
     rig.repositories[1]
@@ -403,8 +411,16 @@ async fn a_backup_whose_writer_died_between_the_repositories_is_taken_up() {
         .await
         .expect("is marked");
     assert_eq!(taken().await, None);
-    rig.repositories[1].delete(&line().sweep(id)).await.expect("is deleted");
+    rig.repositories[1]
+        .delete(&line().sweep(id))
+        .await
+        .expect("is deleted");
     lose(line().part(id, 1));
     assert_eq!(taken().await, None, "half of it is there");
-    assert_eq!(crate::backups(&rig.repositories[1], &line()).await.expect("lists"), []);
+    assert_eq!(
+        crate::backups(&rig.repositories[1], &line())
+            .await
+            .expect("lists"),
+        []
+    );
 }

@@ -14,8 +14,10 @@ use std::time::Duration;
 
 /// What is written under load, as it was at one moment: a table of its own, that is restored with the rest.
 const KEEP: &str = "BEGIN; DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT w::text AS line FROM public.lab_writes w; COMMIT";
-const KEPT: &str = "SELECT count(*) || ' ' || coalesce(md5(string_agg(line, ',' ORDER BY line)), '') FROM kept";
-const LOST: &str = "SELECT count(*) FROM (SELECT line FROM kept EXCEPT SELECT w::text FROM public.lab_writes w) lost";
+const KEPT: &str =
+    "SELECT count(*) || ' ' || coalesce(md5(string_agg(line, ',' ORDER BY line)), '') FROM kept";
+const LOST: &str =
+    "SELECT count(*) FROM (SELECT line FROM kept EXCEPT SELECT w::text FROM public.lab_writes w) lost";
 
 fn number(variable: &str, usual: u64) -> u64 {
     let given = std::env::var(variable).ok();
@@ -40,13 +42,21 @@ impl Dice {
 }
 
 fn config_of(cluster: &Cluster) -> String {
-    cluster.node("n1").host().dir().join("node.toml").display().to_string()
+    cluster
+        .node("n1")
+        .host()
+        .dir()
+        .join("node.toml")
+        .display()
+        .to_string()
 }
 
 /// Nothing in any repository is damaged or half, and nothing is missing.
 async fn is_whole(cluster: &Cluster) -> Result<()> {
     let config = config_of(cluster);
-    cluster.pgctl_ok(&["backup", "verify", "--config", &config]).await?;
+    cluster
+        .pgctl_ok(&["backup", "verify", "--config", &config])
+        .await?;
     Ok(())
 }
 
@@ -107,7 +117,12 @@ struct Round<'a> {
 impl Round<'_> {
     async fn play(&mut self, job: Job, victim: Victim) -> Result<()> {
         let primary = self.scene.cluster.wait_for_primary(RECOVERY).await?;
-        let names: Vec<String> = self.scene.cluster.data_nodes().map(|node| node.name().to_owned()).collect();
+        let names: Vec<String> = self
+            .scene
+            .cluster
+            .data_nodes()
+            .map(|node| node.name().to_owned())
+            .collect();
         // The primary as often as all the others together.
         let whom = match self.dice.throw(2) {
             0 => primary.clone(),
@@ -118,7 +133,9 @@ impl Round<'_> {
         let command: Vec<&str> = match job {
             Job::Push => vec!["wal", "status"],
             Job::Backup => vec!["backup", "create"],
-            Job::Expire => vec!["backup", "expire", "--last", "2", "--grace", "0s", "--config", &config],
+            Job::Expire => vec![
+                "backup", "expire", "--last", "2", "--grace", "0s", "--config", &config,
+            ],
             Job::Restore => vec!["backup", "verify", "--config", &config],
         };
         let at = Mono::now();
@@ -134,7 +151,8 @@ impl Round<'_> {
             let early = tokio::time::timeout(pause, &mut working).await;
             if let Victim::Store = victim {
                 let hangs = self.dice.throw(2) == 0;
-                self.far.script(move |_| if hangs { Act::Hang } else { Act::Refuse(503) });
+                self.far
+                    .script(move |_| if hangs { Act::Hang } else { Act::Refuse(503) });
             }
             if !matches!(victim, Victim::Machine | Victim::Store | Victim::Command) {
                 kill_in(cluster, &whom, victim).await?;
@@ -159,7 +177,10 @@ impl Round<'_> {
         is_whole(&self.scene.cluster).await?;
         if let Job::Restore = job {
             let starts = self.rescue.restore_killed_after(self.dice.pause(800))?;
-            ensure!(!starts, "a restore that was killed leaves a server that starts without its WAL");
+            ensure!(
+                !starts,
+                "a restore that was killed leaves a server that starts without its WAL"
+            );
             let repository = if self.dice.throw(2) == 0 { "main" } else { "far" };
             comes_back(self.rescue, repository, &kept).await?;
         }
@@ -187,7 +208,11 @@ async fn kill_in(cluster: &Cluster, whom: &str, victim: Victim) -> Result<()> {
         Victim::Helper => {
             let begun = std::time::Instant::now();
             while begun.elapsed() < Duration::from_secs(2) {
-                let helper = node.host().processes().into_iter().find(|it| it.name == "pgctl-wal" && it.alive());
+                let helper = node
+                    .host()
+                    .processes()
+                    .into_iter()
+                    .find(|it| it.name == "pgctl-wal" && it.alive());
                 if let Some(helper) = helper {
                     // It lives for milliseconds.
                     let _ = lab::processes::signal(helper.pid, Signal::SIGKILL);
@@ -217,10 +242,16 @@ fn add_far(cluster: &mut Cluster, far: &ScriptedStore) -> Result<()> {
     entry.insert("name".to_owned(), "far".into());
     entry.insert("compression".to_owned(), "lz4".into());
     entry.insert("s3".to_owned(), s3.into());
-    let names: Vec<String> = cluster.nodes().iter().map(|node| node.name().to_owned()).collect();
+    let names: Vec<String> = cluster
+        .nodes()
+        .iter()
+        .map(|node| node.name().to_owned())
+        .collect();
     for name in names {
         let archive = &mut cluster.node_mut(&name).config.archive;
-        let all = archive.get_mut("repositories").and_then(toml::Value::as_array_mut);
+        let all = archive
+            .get_mut("repositories")
+            .and_then(toml::Value::as_array_mut);
         all.context("a repository")?.push(entry.clone().into());
     }
     Ok(())
@@ -322,7 +353,9 @@ async fn a_queue_with_a_limit_leaves_a_hole_that_everybody_knows_of_and_a_backup
     cluster.start().await?;
     let primary = cluster.wait_all_in_sync(RECOVERY).await?;
     let address = cluster.node(&primary).pg_address()?;
-    cluster.pgctl_ok(&["config", "set", "wal_queue_max_bytes=268435456"]).await?;
+    cluster
+        .pgctl_ok(&["config", "set", "wal_queue_max_bytes=268435456"])
+        .await?;
     archived_up_to_now(&cluster, &primary).await?;
     far.script(|_| Act::Refuse(507));
     sql::query(address, "CREATE TABLE filler (n int)").await?;
@@ -342,25 +375,47 @@ async fn a_queue_with_a_limit_leaves_a_hole_that_everybody_knows_of_and_a_backup
         Ok(())
     })
     .await?;
-    ensure!(!crate::orders::events(&cluster, "wal-given-up").await?.is_empty(), "it is told");
+    ensure!(
+        !crate::orders::events(&cluster, "wal-given-up").await?.is_empty(),
+        "it is told"
+    );
     let config = config_of(&cluster);
     // The other repository has got all of it all the same.
     wait_until("the near one has no hole", RECOVERY, || async {
-        cluster.pgctl_ok(&["wal", "holes", "--config", &config]).await.map(drop)
+        cluster
+            .pgctl_ok(&["wal", "holes", "--config", &config])
+            .await
+            .map(drop)
     })
     .await?;
     far.behave();
     let done = wait_until("a full backup was taken, as ordered", RECOVERY, || async {
-        let shown = cluster.pgctl_ok(&["backup", "schedule", "show", "-o", "json"]).await?;
+        let shown = cluster
+            .pgctl_ok(&["backup", "schedule", "show", "-o", "json"])
+            .await?;
         let shown: Value = serde_json::from_str(&shown)?;
         let done = shown["work"][0]["last_done"].clone();
         ensure!(done["id"].is_string(), "{shown}");
         Ok(done)
     })
     .await?;
-    ensure!(!crate::orders::events(&cluster, "backup-ordered").await?.is_empty(), "{done}");
+    ensure!(
+        !crate::orders::events(&cluster, "backup-ordered")
+            .await?
+            .is_empty(),
+        "{done}"
+    );
     let holes = cluster
-        .pgctl(&["wal", "holes", "--repository", "far", "--config", &config, "-o", "json"])
+        .pgctl(&[
+            "wal",
+            "holes",
+            "--repository",
+            "far",
+            "--config",
+            &config,
+            "-o",
+            "json",
+        ])
         .await?;
     let holes: Value = serde_json::from_slice(&holes.stdout)?;
     let why = holes["holes"][0]["given_up"].as_str().unwrap_or_default();
@@ -383,7 +438,9 @@ async fn retention_reading_and_dumps_are_done_by_schedule() -> Result<()> {
         .build()?;
     add_far(&mut cluster, &far)?;
     let archive = &mut cluster.node_mut("n1").config.archive;
-    let all = archive.get_mut("repositories").and_then(toml::Value::as_array_mut);
+    let all = archive
+        .get_mut("repositories")
+        .and_then(toml::Value::as_array_mut);
     let retention: toml::Table = toml::from_str("last = 1\ngrace = \"0s\"")?;
     for entry in all.context("repositories")? {
         let entry = entry.as_table_mut().context("a table")?;
@@ -413,11 +470,16 @@ async fn retention_reading_and_dumps_are_done_by_schedule() -> Result<()> {
         ])
         .await?;
     let done = |shown: &Value, kind: &str| -> Option<Value> {
-        let work = shown["work"].as_array()?.iter().find(|work| work["kind"] == kind)?;
+        let work = shown["work"]
+            .as_array()?
+            .iter()
+            .find(|work| work["kind"] == kind)?;
         Some(work["last_done"].clone()).filter(Value::is_object)
     };
     let shown = wait_until("each was done", Duration::from_secs(300), || async {
-        let shown = cluster.pgctl_ok(&["backup", "schedule", "show", "-o", "json"]).await?;
+        let shown = cluster
+            .pgctl_ok(&["backup", "schedule", "show", "-o", "json"])
+            .await?;
         let shown: Value = serde_json::from_str(&shown)?;
         for kind in ["expire", "verify", "dump"] {
             ensure!(done(&shown, kind).is_some(), "{kind}: {shown}");
@@ -425,18 +487,28 @@ async fn retention_reading_and_dumps_are_done_by_schedule() -> Result<()> {
         Ok(shown)
     })
     .await?;
-    let text = |kind: &str| done(&shown, kind).map(|it| it["text"].to_string()).unwrap_or_default();
+    let text = |kind: &str| {
+        done(&shown, kind)
+            .map(|it| it["text"].to_string())
+            .unwrap_or_default()
+    };
     ensure!(text("verify").contains("1 mended"), "{shown}");
     let config = config_of(&cluster);
-    cluster.pgctl_ok(&["backup", "verify", "--config", &config]).await?;
+    cluster
+        .pgctl_ok(&["backup", "verify", "--config", &config])
+        .await?;
     wait_until("the older backup is gone", RECOVERY, || async {
-        let listed = cluster.pgctl_ok(&["backup", "list", "-o", "json", "--config", &config]).await?;
+        let listed = cluster
+            .pgctl_ok(&["backup", "list", "-o", "json", "--config", &config])
+            .await?;
         let listed: Value = serde_json::from_str(&listed)?;
         ensure!(listed.as_array().is_some_and(|all| all.len() == 1), "{listed}");
         Ok(())
     })
     .await?;
-    let dumps = cluster.pgctl_ok(&["dump", "list", "-o", "json", "--config", &config]).await?;
+    let dumps = cluster
+        .pgctl_ok(&["dump", "list", "-o", "json", "--config", &config])
+        .await?;
     let dumps: Value = serde_json::from_str(&dumps)?;
     ensure!(dumps.as_array().is_some_and(|all| all.len() >= 2), "{dumps}");
     // What both have lost nobody can mend: that is told, once for each time that it is read.
@@ -445,7 +517,11 @@ async fn retention_reading_and_dumps_are_done_by_schedule() -> Result<()> {
             std::fs::remove_file(&damaged)?;
             continue;
         }
-        let name = damaged.file_name().and_then(|name| name.to_str()).context("a name")?.to_owned();
+        let name = damaged
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("a name")?
+            .to_owned();
         far.change(|objects| objects.retain(|key, _| !key.ends_with(&name)));
     }
     for _ in 0..2 {
@@ -455,7 +531,10 @@ async fn retention_reading_and_dumps_are_done_by_schedule() -> Result<()> {
         let events = crate::orders::events(&cluster, "verify-alarm").await?;
         ensure!(!events.is_empty(), "none yet");
         let page = cluster.node(&primary).http("/metrics").await?.body;
-        ensure!(page.contains("pgctl_verify_alarm 1"), "the metric does not say so");
+        ensure!(
+            page.contains("pgctl_verify_alarm 1"),
+            "the metric does not say so"
+        );
         Ok(())
     })
     .await
@@ -467,7 +546,11 @@ async fn archived_past_a_hole(cluster: &Cluster, primary: &str) -> Result<()> {
     sql::query(address, "CREATE TABLE IF NOT EXISTS filler (n int)").await?;
     let segment = sql::value(address, "SELECT pg_walfile_name(pg_switch_wal())").await?;
     wait_until("it is archived", RECOVERY, || async {
-        let status = sql::value(address, "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver").await?;
+        let status = sql::value(
+            address,
+            "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver",
+        )
+        .await?;
         ensure!(status >= segment, "{status}");
         Ok(())
     })
