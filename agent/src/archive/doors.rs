@@ -71,9 +71,10 @@ impl Doors {
         self.doors.len()
     }
 
-    /// Their configurations.
-    pub(super) fn configs(&self) -> impl Iterator<Item = &RepositoryConfig> {
-        self.doors.iter().map(|door| &door.config)
+    /// How one of them is configured.
+    pub(super) fn config(&self, name: &str) -> Option<&RepositoryConfig> {
+        let mut configs = self.doors.iter().map(|door| &door.config);
+        configs.find(|config| config.name == name)
     }
 
     /// Every repository that can be used, and why another one cannot.
@@ -150,6 +151,7 @@ impl Door {
             return Err(self.is_slow());
         };
         if let Some(opened) = open.as_ref().filter(|opened| opened.line == *line) {
+            self.slow.store(false, Ordering::Relaxed);
             return Ok(opened.clone());
         }
         if let Some((at, why)) = self.trouble().clone()

@@ -16,17 +16,22 @@ pub(super) enum Read {
 
 /// Carries every repository's retention out; says what went.
 pub(super) async fn expire_all(archive: Arc<Archive>) -> Result<String, String> {
-    let (line, repositories) = opened(&archive).await?;
+    let (line, repositories, mut trouble) = opened(&archive).await?;
     let under_way = (archive.sight)().under_way;
     let mut said = Vec::new();
-    for (repository, config) in repositories.iter().zip(archive.doors.configs()) {
-        let Some(policy) = &config.retention else {
+    for repository in &repositories {
+        let config = archive.doors.config(repository.name());
+        let Some(policy) = config.and_then(|config| config.retention.as_ref()) else {
             said.push(format!("{}: no retention", repository.name()));
             continue;
         };
-        let done = expire(repository, &line, policy, now_ms(), &under_way, false)
-            .await
-            .map_err(|error| error.to_string())?;
+        let done = match expire(repository, &line, policy, now_ms(), &under_way, false).await {
+            Ok(done) => done,
+            Err(error) => {
+                trouble = Some(error);
+                continue;
+            }
+        };
         let (marked, gone) = (
             done.going.iter().filter(|it| it.marked_ms.is_none()).count(),
             done.deleted,
@@ -39,21 +44,25 @@ pub(super) async fn expire_all(archive: Arc<Archive>) -> Result<String, String> 
             gone.stored_bytes
         ));
     }
-    Ok(said.join("; "))
+    ended(said, trouble)
 }
 
 /// Reads a share of every repository, today's part, and mends what another repository has whole.
 pub(super) async fn verify_share(archive: Arc<Archive>, percent: u32) -> Result<Read, String> {
-    let (line, repositories) = opened(&archive).await?;
+    let (line, repositories, mut trouble) = opened(&archive).await?;
     let share = (percent < 100).then(|| Share {
         part: f64::from(percent) / 100.0,
         round: u64::try_from(now_ms() / DAY_MS).unwrap_or(0),
     });
     let (mut said, mut wrong) = (Vec::new(), false);
     for repository in &repositories {
-        let verified = look(repository, &line, &repositories, share)
-            .await
-            .map_err(|error| error.to_string())?;
+        let verified = match look(repository, &line, &repositories, share).await {
+            Ok(verified) => verified,
+            Err(error) => {
+                trouble = Some(error);
+                continue;
+            }
+        };
         let left: Vec<&str> = verified
             .findings
             .iter()
@@ -74,12 +83,20 @@ pub(super) async fn verify_share(archive: Arc<Archive>, percent: u32) -> Result<
         }
         said.push(text);
     }
+    if wrong {
+        // What is damaged is not to be hidden by what could not be read.
+        said.extend(trouble.map(|error| error.to_string()));
+        return Ok(Read::Wrong(said.join("; ")));
+    }
+    ended(said, trouble).map(Read::Whole)
+}
+
+/// What was done, and what could not be.
+fn ended(mut said: Vec<String>, trouble: Option<Error>) -> Result<String, String> {
+    let failed = trouble.is_some();
+    said.extend(trouble.map(|error| error.to_string()));
     let said = said.join("; ");
-    Ok(if wrong {
-        Read::Wrong(said)
-    } else {
-        Read::Whole(said)
-    })
+    if failed { Err(said) } else { Ok(said) }
 }
 
 async fn look(
@@ -105,18 +122,16 @@ async fn look(
     Ok(verified)
 }
 
-async fn opened(archive: &Archive) -> Result<(Line, Vec<Repository>), String> {
+/// The repositories that can be used, and why another one cannot.
+async fn opened(archive: &Archive) -> Result<(Line, Vec<Repository>, Option<Error>), String> {
     let (system_id, _) = archive
         .source
         .identity()
         .ok_or("the data directory cannot be read")?;
     let line = Line::new(&archive.config.cluster, system_id);
-    let repositories = archive
-        .doors
-        .plain(&line)
-        .await
-        .map_err(|error| error.to_string())?;
-    Ok((line, repositories))
+    let (usable, trouble) = archive.doors.usable(&line).await;
+    let repositories = usable.into_iter().map(|opened| opened.plain).collect();
+    Ok((line, repositories, trouble))
 }
 
 fn now_ms() -> i64 {

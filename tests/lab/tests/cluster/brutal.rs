@@ -76,13 +76,36 @@ async fn comes_back(rescue: &Rescue, repository: &str, kept: &str) -> Result<()>
     rescue.stop()
 }
 
-/// Notes what is there, and waits until it is archived.
-async fn keep(cluster: &Cluster) -> Result<String> {
+/// Notes what is there, and waits until these repositories have it, without a hole.
+async fn keep(cluster: &Cluster, repositories: &[&str]) -> Result<String> {
     let primary = cluster.wait_all_in_sync(RECOVERY).await?;
     let address = cluster.node(&primary).pg_address()?;
     sql::query(address, KEEP).await?;
     let kept = sql::value(address, KEPT).await?;
-    archived_up_to_now(cluster, &primary).await?;
+    let segment = sql::value(address, "SELECT pg_walfile_name(pg_switch_wal())").await?;
+    let config = config_of(cluster);
+    for repository in repositories {
+        let words = [
+            "wal",
+            "holes",
+            "-o",
+            "json",
+            "--repository",
+            repository,
+            "--config",
+            &config,
+        ];
+        wait_until(&format!("{segment} is in {repository}"), RECOVERY, || async {
+            // It fails where anything is missing.
+            let found: Value = serde_json::from_str(&cluster.pgctl_ok(&words).await?)?;
+            let last = found["timelines"]
+                .as_array()
+                .and_then(|all| all.last()?["last"].as_str());
+            ensure!(last.is_some_and(|last| last >= segment.as_str()), "{found}");
+            Ok(())
+        })
+        .await?;
+    }
     Ok(kept)
 }
 
@@ -173,7 +196,7 @@ impl Round<'_> {
                 self.scene.cluster.node_mut(&name).start().await?;
             }
         }
-        let kept = keep(&self.scene.cluster).await?;
+        let kept = keep(&self.scene.cluster, &["main", "far"]).await?;
         is_whole(&self.scene.cluster).await?;
         if let Job::Restore = job {
             let starts = self.rescue.restore_killed_after(self.dice.pause(800))?;
@@ -226,47 +249,16 @@ async fn kill_in(cluster: &Cluster, whom: &str, victim: Victim) -> Result<()> {
     }
 }
 
-/// The second repository, which is a server of its own.
-fn add_far(cluster: &mut Cluster, far: &ScriptedStore) -> Result<()> {
-    let mut s3 = toml::Table::new();
-    for (key, value) in [
-        ("bucket", "b".to_owned()),
-        ("region", "us-east-1".to_owned()),
-        ("endpoint", far.endpoint()),
-        ("access_key_id", "id".to_owned()),
-        ("secret_access_key", "secret".to_owned()),
-    ] {
-        s3.insert(key.to_owned(), value.into());
-    }
-    let mut entry = toml::Table::new();
-    entry.insert("name".to_owned(), "far".into());
-    entry.insert("compression".to_owned(), "lz4".into());
-    entry.insert("s3".to_owned(), s3.into());
-    let names: Vec<String> = cluster
-        .nodes()
-        .iter()
-        .map(|node| node.name().to_owned())
-        .collect();
-    for name in names {
-        let archive = &mut cluster.node_mut(&name).config.archive;
-        let all = archive
-            .get_mut("repositories")
-            .and_then(toml::Value::as_array_mut);
-        all.context("a repository")?.push(entry.clone().into());
-    }
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_killed_at_whatever_moment_the_archive_is_whole() -> Result<()> {
     let lab = Lab::new()?;
     let far = ScriptedStore::start(lab.our_address()).await?;
     let near = place(&lab)?;
-    let mut cluster = Cluster::builder(&lab, "brutal")
+    let cluster = Cluster::builder(&lab, "brutal")
         .timing("lan-fast")
         .repository(&near)
+        .bucket("far", &far.endpoint())
         .build()?;
-    add_far(&mut cluster, &far)?;
     let mut scene = Scene::of(cluster).await?;
     scene.cluster.pgctl_ok(&["backup", "create"]).await?;
     let rescue = Rescue::new(&lab, &scene.cluster, "bare").await?;
@@ -328,7 +320,7 @@ async fn after_each_failover_everything_comes_back() -> Result<()> {
                 scene.cluster.wait_all_in_sync(RECOVERY).await?;
                 scene.cluster.pgctl_ok(&["backup", "create"]).await?;
             }
-            let kept = keep(&scene.cluster).await?;
+            let kept = keep(&scene.cluster, &["main"]).await?;
             comes_back(&rescue, "main", &kept).await
         };
         let played: Result<()> = played.await;
@@ -348,8 +340,8 @@ async fn a_queue_with_a_limit_leaves_a_hole_that_everybody_knows_of_and_a_backup
         .data_nodes(1)
         .timing("lan-fast")
         .repository(&near)
+        .bucket("far", &far.endpoint())
         .build()?;
-    add_far(&mut cluster, &far)?;
     cluster.start().await?;
     let primary = cluster.wait_all_in_sync(RECOVERY).await?;
     let address = cluster.node(&primary).pg_address()?;
@@ -435,8 +427,8 @@ async fn retention_reading_and_dumps_are_done_by_schedule() -> Result<()> {
         .data_nodes(1)
         .timing("lan-fast")
         .repository(&near)
+        .bucket("far", &far.endpoint())
         .build()?;
-    add_far(&mut cluster, &far)?;
     let archive = &mut cluster.node_mut("n1").config.archive;
     let all = archive
         .get_mut("repositories")

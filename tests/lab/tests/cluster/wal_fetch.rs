@@ -81,35 +81,11 @@ async fn a_store_that_hangs_does_not_hold_a_failover_up() -> Result<()> {
     let repository = place(&lab)?;
     // It takes every connection and never says a word.
     let hung = TcpListener::bind((lab.our_address(), 0))?;
-    let mut cluster = Cluster::builder(&lab, "hungstore")
+    let cluster = Cluster::builder(&lab, "hungstore")
         .timing("lan-fast")
         .repository(&repository)
+        .bucket("far", &format!("http://{}", hung.local_addr()?))
         .build()?;
-    let mut far = toml::Table::new();
-    far.insert("name".to_owned(), "far".into());
-    let mut s3 = toml::Table::new();
-    for (key, value) in [
-        ("bucket", "b".to_owned()),
-        ("region", "us-east-1".to_owned()),
-        ("endpoint", format!("http://{}", hung.local_addr()?)),
-        ("access_key_id", "id".to_owned()),
-        ("secret_access_key", "secret".to_owned()),
-    ] {
-        s3.insert(key.to_owned(), value.into());
-    }
-    far.insert("s3".to_owned(), s3.into());
-    let names: Vec<String> = cluster
-        .nodes()
-        .iter()
-        .map(|node| node.name().to_owned())
-        .collect();
-    for name in &names {
-        let archive = &mut cluster.node_mut(name).config.archive;
-        let repositories = archive
-            .get_mut("repositories")
-            .and_then(toml::Value::as_array_mut);
-        repositories.context("a repository")?.push(far.clone().into());
-    }
     let mut scene = Scene::of(cluster).await?;
     let first = scene.first.clone();
     let off: Mono = scene.cluster.node_mut(&first).power_off()?;
