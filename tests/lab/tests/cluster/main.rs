@@ -26,5 +26,6 @@ mod stalls;
 mod standby;
 mod switchover;
 mod two_repositories;
+mod upkeep;
 mod wal_fetch;
 mod witness;
