@@ -328,7 +328,7 @@ impl Fetcher {
         let (usable, trouble) = self.doors.usable(&line).await;
         let repositories: Vec<Repository> = usable.into_iter().map(|opened| opened.plain).collect();
         let (found, trouble) = self
-            .from_repositories(&repositories, &line, name, system_id, trouble)
+            .ask_repositories(&repositories, &line, name, system_id, trouble)
             .await;
         match (found, trouble) {
             (Some(content), _) => {
@@ -341,7 +341,7 @@ impl Fetcher {
     }
 
     /// From the first repository that has it whole. One that does not answer for a while is not waited for alone.
-    async fn from_repositories(
+    async fn ask_repositories(
         &self,
         repositories: &[Repository],
         line: &Line,
@@ -387,8 +387,8 @@ impl Fetcher {
     /// Mends what others lack, or have damaged, beside whoever asked.
     fn mend(&self, without: &[Repository], source: &Repository, line: &Line, name: WalName) {
         let WalName::Segment(segment) = name else { return };
-        for repository in without.iter().cloned() {
-            let (source, line) = (source.clone(), line.clone());
+        for repository in without {
+            let (repository, source, line) = (repository.clone(), source.clone(), line.clone());
             tokio::spawn(async move {
                 match mend_segment(&repository, &line, std::slice::from_ref(&source), segment).await {
                     Ok(true) => tracing::warn!(

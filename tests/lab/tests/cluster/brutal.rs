@@ -226,8 +226,11 @@ async fn kill_in(cluster: &Cluster, whom: &str, victim: Victim) -> Result<()> {
     let node = cluster.node(whom);
     match victim {
         Victim::Agent => node.signal_agent(Signal::SIGKILL).map(drop),
-        // It may be on its way down or up.
-        Victim::Server => Ok(drop(node.signal_postmaster(Signal::SIGKILL))),
+        Victim::Server => {
+            // It may be on its way down or up.
+            let _ = node.signal_postmaster(Signal::SIGKILL);
+            Ok(())
+        }
         Victim::Helper => {
             let begun = std::time::Instant::now();
             while begun.elapsed() < Duration::from_secs(2) {
