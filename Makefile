@@ -34,9 +34,22 @@ lint: ## Checks format and lints
 .PHONY: test
 test: deps lint ## Runs every test, on PostgreSQL 15 and 18
 	@# A cold build leaves gigabytes to be written, and a server that shares the disk with them does not start for seconds.
-	@servers=$$(scripts/test-servers) && echo "servers: $$servers" && export PGCTL_TEST_PG_BINDIRS=$$servers && \
+	@servers=$$(scripts/test-servers) && moto=$$(scripts/moto-venv target/moto) && echo "servers: $$servers" && \
+	  export PGCTL_TEST_PG_BINDIRS=$$servers PGCTL_TEST_MOTO=$$moto && \
 	  cargo build --workspace --bins --locked && cargo test --workspace --locked --no-run && sync && \
 	  cargo test --workspace --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)
+
+.PHONY: test-stores
+test-stores: ## Tries every kind of store against a server that speaks its protocol (S3: moto, Azure: Azurite; needs npm)
+	@moto=$$(scripts/moto-venv target/moto) && azurite=$$(scripts/azurite target/azurite) && \
+	  PGCTL_TEST_MOTO=$$moto PGCTL_TEST_AZURITE=$$azurite cargo test --locked --package repository --test stores --test misbehaviour
+
+.PHONY: brutal
+brutal: deps ## Kills anything at any moment of push, backup, expiry, restore; ROUNDS=50 FAILOVERS=20 SEED=1
+	@servers=$$(scripts/test-servers) && cargo build --locked --package agent --package ctl --package wal-helper --bins && \
+	  PGCTL_TEST_PG_BINDIRS=$$servers PGCTL_TEST_ROUNDS=$(or $(ROUNDS),50) PGCTL_TEST_FAILOVERS=$(or $(FAILOVERS),20) \
+	    PGCTL_TEST_SEED=$(or $(SEED),1) cargo test --locked --package lab --test cluster -- --test-threads=1 --nocapture \
+	    brutal::whoever brutal::after_each
 
 .PHONY: jepsen
 jepsen: deps ## Breaks a cluster and checks what clients saw; TIME=600 NODES=3|5|2w SEED NEMESES WORKLOAD PROFILE MODE

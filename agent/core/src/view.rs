@@ -157,6 +157,9 @@ pub struct ArchiveReport {
     pub archived: u64,
     pub failed: u64,
     pub quarantined: u64,
+    /// Segments that were given up because the queue was too long, since the agent started.
+    #[serde(default)]
+    pub given_up: u64,
     /// Segments missing in a repository, at the last look; only the primary's node looks.
     pub missing_segments: Option<u64>,
     /// The claimed duties that it is at.

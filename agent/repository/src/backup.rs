@@ -5,11 +5,10 @@ use crate::envelope::{Kind, hash};
 use crate::error::Error;
 use crate::layout::Line;
 use crate::repository::Repository;
-use crate::store::Created;
 use crate::tar::{Entry, EntryKind, Visitor, Walker};
 use agent_core::pg::{Lsn, SystemId, TimelineId};
 use serde::Deserialize;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
@@ -146,18 +145,9 @@ impl BackupWriter {
         let json = serde_json::to_vec_pretty(&entry).map_err(|error| self.refused(error.to_string()))?;
         for repository in self.repositories.iter() {
             let key = self.facts.line.backup(&entry.id);
-            let (created, _) = repository
-                .create(
-                    key.clone(),
-                    Kind::Backup,
-                    &entry.id,
-                    BTreeMap::new(),
-                    json.clone(),
-                )
+            repository
+                .create_own(key.clone(), Kind::Backup, &entry.id, json.clone(), hash(&json))
                 .await?;
-            if created == Created::Exists {
-                return Err(self.refused(format!("{key} is there already: two backups have the same id")));
-            }
             if let Some(lost) = self.lost_meanwhile(repository, &entry).await? {
                 repository.delete(&key).await?;
                 return Err(self.refused(lost));
@@ -173,7 +163,7 @@ impl BackupWriter {
             let content = Whole(Arc::clone(&manifest));
             let key = self.facts.line.manifest(&self.facts.id);
             repository
-                .create(key, Kind::Manifest, &self.facts.id, BTreeMap::new(), content)
+                .create_own(key, Kind::Manifest, &self.facts.id, content, hash(&manifest))
                 .await?;
         }
         Ok(())
@@ -227,19 +217,9 @@ impl BackupWriter {
             for (index, repository) in repositories.iter().enumerate() {
                 let content = Whole(Arc::clone(&content));
                 let name = format!("{id}/{number:06}");
-                let (created, bytes) = repository
-                    .create_hashed(
-                        key.clone(),
-                        Kind::Part,
-                        &name,
-                        BTreeMap::new(),
-                        content,
-                        Some(known.clone()),
-                    )
+                let bytes = repository
+                    .create_own(key.clone(), Kind::Part, &name, content, known.clone())
                     .await?;
-                if created == Created::Exists {
-                    return Err(repository.damaged(&key, "it is there already: two backups have the same id"));
-                }
                 if index == 0 {
                     stored = bytes;
                 }

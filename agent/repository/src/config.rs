@@ -1,9 +1,9 @@
 //! What an operator says of a repository: an entry of `[[repository]]`.
 
+use crate::bucket::{Azure, Gcs, S3};
 use crate::codec::Codec;
 use crate::retention::Policy;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::path::PathBuf;
 
 /// One repository.
@@ -15,9 +15,15 @@ pub struct RepositoryConfig {
     /// A directory. It must exist: an empty mount point is not taken for a repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// A bucket.
+    /// A bucket of S3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3>,
+    /// A bucket of Google Cloud Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcs: Option<Gcs>,
+    /// A container of Azure Blob Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure: Option<Azure>,
     #[serde(default)]
     pub compression: Codec,
     /// Of Zstandard, 1 to 19.
@@ -37,38 +43,13 @@ pub struct RepositoryConfig {
     pub retention: Option<Policy>,
 }
 
-/// A bucket of S3, or of what speaks its protocol.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct S3 {
-    pub bucket: String,
-    /// Put before every key.
-    #[serde(default)]
-    pub prefix: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub region: Option<String>,
-    /// Where it is not Amazon's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
-    /// Otherwise from the environment (`AWS_ACCESS_KEY_ID`) or the machine's role.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub access_key_id: Option<String>,
-    #[serde(default, skip_serializing)]
-    pub secret_access_key: Option<String>,
-}
-
-impl fmt::Debug for S3 {
-    /// Without the secret.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s3://{}/{}", self.bucket, self.prefix)
-    }
-}
-
 /// Where a repository is.
 #[derive(Debug, Clone, Copy)]
 pub enum Place<'a> {
     Directory(&'a PathBuf),
     S3(&'a S3),
+    Gcs(&'a Gcs),
+    Azure(&'a Azure),
 }
 
 fn level() -> i32 {
@@ -83,6 +64,8 @@ impl RepositoryConfig {
             name: name.to_owned(),
             path: Some(path.into()),
             s3: None,
+            gcs: None,
+            azure: None,
             compression: Codec::default(),
             compression_level: level(),
             key_file: None,
@@ -95,12 +78,17 @@ impl RepositoryConfig {
     /// Where it is.
     ///
     /// # Errors
-    /// Neither or both of `path` and `s3` are given.
+    /// None, or more than one, of `path`, `s3`, `gcs` and `azure` are given.
     pub fn place(&self) -> Result<Place<'_>, String> {
-        match (&self.path, &self.s3) {
-            (Some(path), None) => Ok(Place::Directory(path)),
-            (None, Some(s3)) => Ok(Place::S3(s3)),
-            _ => Err("give exactly one of path and s3".to_owned()),
+        let given = [
+            self.path.as_ref().map(Place::Directory),
+            self.s3.as_ref().map(Place::S3),
+            self.gcs.as_ref().map(Place::Gcs),
+            self.azure.as_ref().map(Place::Azure),
+        ];
+        match given.into_iter().flatten().collect::<Vec<_>>().as_slice() {
+            [one] => Ok(*one),
+            _ => Err("give exactly one of path, s3, gcs and azure".to_owned()),
         }
     }
 
@@ -119,20 +107,9 @@ impl RepositoryConfig {
                     return Err(format!("path = {:?} must be an absolute path", path.display()));
                 }
             }
-            Place::S3(s3) => {
-                if s3.bucket.is_empty() {
-                    return Err("s3.bucket must be the name of a bucket".to_owned());
-                }
-                let scheme = |url: &String| url.starts_with("http://") || url.starts_with("https://");
-                if s3.endpoint.as_ref().is_some_and(|url| !scheme(url)) {
-                    return Err("s3.endpoint must begin with https:// or http://".to_owned());
-                }
-                if s3.access_key_id.is_some() != s3.secret_access_key.is_some() {
-                    return Err(
-                        "give both of s3.access_key_id and s3.secret_access_key, or neither".to_owned(),
-                    );
-                }
-            }
+            Place::S3(s3) => s3.check()?,
+            Place::Gcs(gcs) => gcs.check()?,
+            Place::Azure(azure) => azure.check()?,
         }
         if !(1..=19).contains(&self.compression_level) {
             return Err(format!(
@@ -177,8 +154,34 @@ mod tests {
             access_key_id: None,
             secret_access_key: None,
         };
+        let gcs = Gcs {
+            bucket: "b".to_owned(),
+            prefix: String::new(),
+            service_account_file: Some("/k".into()),
+            endpoint: None,
+            anonymous: true,
+        };
+        let azure = Azure {
+            container: "c".to_owned(),
+            prefix: String::new(),
+            account: String::new(),
+            access_key_file: None,
+            endpoint: None,
+        };
         type Change = Box<dyn Fn(&mut RepositoryConfig)>;
-        let wrong: [(&str, Change); 8] = [
+        let wrong: [(&str, Change); 10] = [
+            ("anonymous", {
+                Box::new(move |c| {
+                    c.path = None;
+                    c.gcs = Some(gcs.clone());
+                })
+            }),
+            ("azure.account", {
+                Box::new(move |c| {
+                    c.path = None;
+                    c.azure = Some(azure.clone());
+                })
+            }),
             ("name", Box::new(|c| c.name = "Main".to_owned())),
             ("absolute", Box::new(|c| c.path = Some("srv".into()))),
             ("exactly one", Box::new(|c| c.path = None)),

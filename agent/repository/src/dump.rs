@@ -5,9 +5,7 @@ use crate::envelope::{Kind, hash};
 use crate::error::Error;
 use crate::layout::Line;
 use crate::repository::Repository;
-use crate::store::Created;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Bytes of one part before compression.
@@ -98,16 +96,15 @@ impl DumpWriter {
         })?;
         let key = self.line.dump(&self.dump.id);
         for repository in &self.repositories {
-            let made = repository
-                .create(
+            repository
+                .create_own(
                     key.clone(),
                     Kind::Backup,
                     &self.dump.id,
-                    BTreeMap::new(),
                     json.clone(),
+                    hash(&json),
                 )
                 .await?;
-            unique(repository, &key, made.0)?;
         }
         Ok(self.dump)
     }
@@ -117,28 +114,21 @@ impl DumpWriter {
         let number = self.dump.parts.len();
         let key = self.line.dump_part(&self.dump.id, number);
         let name = format!("{}/{number:06}", self.dump.id);
+        let known = hash(&content);
         for (index, repository) in self.repositories.iter().enumerate() {
             let content = Whole(Arc::clone(&content));
-            let (created, bytes) = repository
-                .create(key.clone(), Kind::Part, &name, BTreeMap::new(), content)
+            let bytes = repository
+                .create_own(key.clone(), Kind::Part, &name, content, known.clone())
                 .await?;
-            unique(repository, &key, created)?;
             if index == 0 {
                 self.dump.stored_bytes += bytes;
             }
         }
         self.dump.parts.push(Part {
             bytes: content.len() as u64,
-            hash: hash(&content),
+            hash: known,
         });
         Ok(())
-    }
-}
-
-fn unique(repository: &Repository, key: &str, created: Created) -> Result<(), Error> {
-    match created {
-        Created::Made => Ok(()),
-        Created::Exists => Err(repository.damaged(key, "it is there already: two dumps have the same id")),
     }
 }
 
@@ -166,6 +156,59 @@ pub async fn dumps(repository: &Repository, line: &Line) -> Result<Vec<Dump>, Er
     }
     found.sort_by(|a, b| (a.ended_ms, &a.id).cmp(&(b.ended_ms, &b.id)));
     Ok(found)
+}
+
+/// Deletes the dumps of a line but those of the newest `keep` runs, of all whose ids begin with `prefix`; and what a run of
+/// such an id left behind that nobody has written to since `abandoned_ms`. Gives how many were deleted.
+///
+/// # Errors
+/// The store does not list or delete. The next run goes on.
+pub async fn forget_dumps(
+    repository: &Repository,
+    line: &Line,
+    prefix: &str,
+    keep: usize,
+    abandoned_ms: i64,
+) -> Result<u64, Error> {
+    // One run begins all its ids with the same words: the prefix, when it was due, which attempt.
+    let run = |id: &str| id.splitn(4, '-').take(3).collect::<Vec<_>>().join("-");
+    let finished = dumps(repository, line).await?;
+    let mut kept: Vec<String> = Vec::new();
+    for dump in finished.iter().rev().filter(|dump| dump.id.starts_with(prefix)) {
+        let run = run(&dump.id);
+        if !kept.contains(&run) && kept.len() < keep {
+            kept.push(run);
+        }
+    }
+    let of_entry = |id: &str| finished.iter().any(|dump| dump.id == id);
+    let below = format!("{}/", line.dumps());
+    let mut gone = std::collections::BTreeSet::new();
+    let mut newest: std::collections::BTreeMap<String, i64> = std::collections::BTreeMap::new();
+    let listed = repository.list(&line.dumps()).await?;
+    let id_of = |key: &str| Some(key.strip_prefix(&below)?.split('/').next()?.to_owned());
+    for one in &listed {
+        if let Some(id) = id_of(&one.key).filter(|id| id.starts_with(prefix)) {
+            let at = newest.entry(id).or_insert(i64::MIN);
+            *at = (*at).max(one.modified_ms);
+        }
+    }
+    for (id, at) in newest {
+        let goes = match of_entry(&id) {
+            true => !kept.contains(&run(&id)),
+            false => at < abandoned_ms,
+        };
+        if goes {
+            // The entry first: half a dump is none.
+            repository.delete(&line.dump(&id)).await?;
+            gone.insert(id);
+        }
+    }
+    for one in &listed {
+        if id_of(&one.key).is_some_and(|id| gone.contains(&id)) {
+            repository.delete(&one.key).await?;
+        }
+    }
+    Ok(gone.len() as u64)
 }
 
 /// Gives the content of a dump to `take`, each part verified before any of it is given.
@@ -196,4 +239,69 @@ pub async fn read_dump(
         return Err(repository.damaged(&line.dump(&dump.id), "the parts do not match its hash"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_core::pg::SystemId;
+    use object_store::memory::InMemory;
+
+    #[tokio::test]
+    async fn the_newest_runs_of_the_schedule_are_kept_and_what_was_made_by_hand() {
+        let repository = Repository::over(Arc::new(InMemory::new())).await.expect("opens");
+        let line = Line::new("demo", SystemId(77));
+        let run = async |id: &str, ended_ms: i64, finishes: bool| {
+            let of = Dump {
+                id: id.to_owned(),
+                cluster: "demo".to_owned(),
+                incarnation: "77".to_owned(),
+                node: "n1".to_owned(),
+                database: "shop".to_owned(),
+                server_version: 150_000,
+                begun_ms: 0,
+                ended_ms: 0,
+                parts: Vec::new(),
+                bytes: 0,
+                hash: String::new(),
+                stored_bytes: 0,
+            };
+            let mut writer = DumpWriter::begin(std::slice::from_ref(&repository), &line, of)
+                .await
+                .expect("begins");
+            writer.write(&vec![7; PART]).await.expect("takes it");
+            if finishes {
+                writer.finish(ended_ms).await.expect("ends");
+            }
+        };
+        for (number, id) in [
+            "dump-1-1-shop-0",
+            "dump-1-1-globals-1",
+            "by-hand",
+            "dump-2-1-shop-0",
+            "dump-3-2-a-b-0",
+        ]
+        .iter()
+        .enumerate()
+        {
+            run(id, number as i64, true).await;
+        }
+        run("dump-3-1-shop-0", 0, false).await;
+        let left = async || -> Vec<String> {
+            let left = dumps(&repository, &line).await.expect("lists").into_iter();
+            left.map(|dump| dump.id).collect()
+        };
+        let gone = forget_dumps(&repository, &line, "dump-", 2, 0)
+            .await
+            .expect("deletes");
+        assert_eq!(gone, 2);
+        assert_eq!(left().await, ["by-hand", "dump-2-1-shop-0", "dump-3-2-a-b-0"]);
+        let gone = forget_dumps(&repository, &line, "dump-", 1, i64::MAX)
+            .await
+            .expect("deletes");
+        assert_eq!(gone, 2, "an older one, and what was broken off");
+        assert_eq!(left().await, ["by-hand", "dump-3-2-a-b-0"]);
+        let below = repository.list(&line.dumps()).await.expect("lists");
+        assert_eq!(below.len(), 4, "{below:?}");
+    }
 }

@@ -23,6 +23,17 @@ pub enum Error {
         key: String,
         after: Duration,
     },
+    /// Earlier calls into a directory have not come back, so this one was not made.
+    #[error(
+        "repository {repository}: its file system hangs ({calls} calls have not come back), so this is not tried: {action} \
+         {key}; is the server of the mount reachable?"
+    )]
+    Hangs {
+        repository: String,
+        action: &'static str,
+        key: String,
+        calls: usize,
+    },
     /// The object is not there, and the store is the right one.
     #[error("repository {repository}: {key} is not there")]
     Missing { repository: String, key: String },
@@ -73,6 +84,23 @@ impl Error {
     #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self, Error::Missing { .. })
+    }
+
+    /// The repository that it is about, if it is about one.
+    #[must_use]
+    pub fn repository(&self) -> Option<&str> {
+        match self {
+            Error::Store { repository, .. }
+            | Error::Late { repository, .. }
+            | Error::Hangs { repository, .. }
+            | Error::Missing { repository, .. }
+            | Error::NotThisOne { repository, .. }
+            | Error::Damaged { repository, .. }
+            | Error::Different { repository, .. }
+            | Error::Config { repository, .. }
+            | Error::Key { repository, .. } => Some(repository),
+            Error::Refused { .. } | Error::File { .. } => None,
+        }
     }
 
     pub(crate) fn file(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Error {

@@ -2,6 +2,7 @@
 
 use crate::envelope::HEADER_MAX;
 use crate::error::Error;
+use crate::given_up::{GivenUp, given_up};
 use crate::layout::Line;
 use crate::repository::Repository;
 use crate::wal_name::{Segment, WalName};
@@ -29,6 +30,8 @@ pub struct Inventory {
     pub stored_bytes: u64,
     /// What retention has deleted: it is missing and nobody misses it.
     pub expired: Vec<Span>,
+    /// What nodes had to let go of: it is missing for good.
+    pub given_up: Vec<GivenUp>,
 }
 
 /// Segments that should be there and are not.
@@ -43,6 +46,9 @@ pub struct Hole {
     pub after_ms: Option<i64>,
     /// When the one after it was.
     pub before_ms: Option<i64>,
+    /// Why, where a node had to let go of any of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<String>,
 }
 
 /// A stretch of one timeline on a line of history, by the numbers of segments, both ends included.
@@ -137,6 +143,7 @@ pub async fn inventory(repository: &Repository, line: &Line) -> Result<Inventory
         found.sizes.insert((segment.timeline, number), bytes);
     }
     found.expired = crate::expiry::expired_wal(repository, line).await?;
+    found.given_up = given_up(repository, line).await?;
     for listed in repository.list(&line.histories()).await? {
         let name = listed.key.rsplit('/').next().unwrap_or_default();
         if let Some(WalName::History(timeline)) = WalName::parse(name) {
@@ -298,9 +305,30 @@ impl Inventory {
             first: self.name_of(timeline, first),
             last: self.name_of(timeline, last),
             segments: last - first + 1,
+            given_up: self.given_up_in(timeline, first, last),
             after_ms: written(first.checked_sub(1)),
             before_ms: written(last.checked_add(1)),
         }
+    }
+
+    fn given_up_in(&self, timeline: TimelineId, first: u64, last: u64) -> Option<String> {
+        let span = Span {
+            timeline,
+            first,
+            last,
+        };
+        let bytes = self.segment_bytes.max(1);
+        let named = |name: &String| {
+            let segment = Segment::parse(name);
+            segment.is_some_and(|segment| span.contains(segment.timeline, segment.number(bytes)))
+        };
+        let one = self.given_up.iter().find(|one| one.segments.iter().any(named))?;
+        Some(format!("{} has given it up: {}", one.node, one.why))
+    }
+
+    /// Whether a node had to let go of that segment.
+    pub(crate) fn was_given_up(&self, timeline: TimelineId, number: u64) -> bool {
+        self.given_up_in(timeline, number, number).is_some()
     }
 
     /// The stretches of WAL that lead from `start` on `from` to the end of `to`, oldest first; the last one is open and

@@ -182,6 +182,15 @@ impl Line {
         format!("{self}/expired/{name}")
     }
 
+    pub(crate) fn given_up(&self) -> String {
+        format!("{self}/given-up")
+    }
+
+    /// What WAL a node has let go of.
+    pub(crate) fn given_up_as(&self, name: &str) -> String {
+        format!("{self}/given-up/{name}")
+    }
+
     pub(crate) fn dumps(&self) -> String {
         format!("{self}/dumps")
     }

@@ -6,15 +6,15 @@
 //!
 //! | file | does |
 //! |---|---|
-//! | `config` | what an operator says of a repository |
-//! | `store` | the object store behind deadlines: create if absent, read, list |
+//! | `config`, `bucket` | what an operator says of a repository |
+//! | `store`, `cloud`, `patience` | the object store behind deadlines: create if absent, read, list; stores that are reached by HTTP; directories that hang |
 //! | `envelope`, `codec`, `cipher`, `keys` | one object: header, compression, encryption |
 //! | `layout` | the names of objects |
 //! | `repository` | one repository opened: objects by name, whole or not at all |
 //! | `wal_name`, `page_header` | what a file in `pg_wal` is, and whether it is what its name says |
 //! | `wal` | archived WAL: put and get |
-//! | `inventory` | which segments are there, which are missing, and which belong to a line |
-//! | `tar`, `backup`, `catalogue` | base backups |
+//! | `inventory`, `given_up` | which segments are there, which are missing, and which belong to a line; which were let go of |
+//! | `tar`, `backup`, `catalogue`, `take_up` | base backups; one whose writer died between the repositories |
 //! | `dump` | logical dumps |
 //! | `evidence` | what drills found |
 //! | `plan`, `unpack`, `increment` | what a restore would do, and doing it |
@@ -30,8 +30,10 @@
 #![forbid(unsafe_code)]
 
 mod backup;
+mod bucket;
 mod catalogue;
 mod cipher;
+mod cloud;
 mod codec;
 mod config;
 mod dump;
@@ -41,18 +43,21 @@ mod evidence;
 mod expiry;
 #[cfg(test)]
 mod faulty_store;
+mod given_up;
 mod increment;
 mod inventory;
 mod keys;
 mod layout;
 mod marks;
 mod page_header;
+mod patience;
 mod plan;
 mod recovery;
 mod repository;
 mod retention;
 mod store;
 mod survey;
+mod take_up;
 mod tar;
 mod timestamp;
 mod unpack;
@@ -61,14 +66,16 @@ mod wal;
 mod wal_name;
 
 pub use backup::{BackupFacts, BackupWriter, Progress};
+pub use bucket::{Azure, Gcs, S3};
 pub use catalogue::{Catalogue, Part, backups, chain, complete, manifest_of};
 pub use cipher::Secret;
 pub use codec::Codec;
-pub use config::{Place, RepositoryConfig, S3};
-pub use dump::{Dump, DumpWriter, dumps, read_dump};
+pub use config::{Place, RepositoryConfig};
+pub use dump::{Dump, DumpWriter, dumps, forget_dumps, read_dump};
 pub use envelope::{Header, Kind};
 pub use error::Error;
 pub use expiry::{Deleted, Expiry, Going, expire, marked};
+pub use given_up::{GivenUp, given_up, note_given_up, still_missing};
 pub use inventory::{Hole, Inventory, Span, inventory};
 pub use layout::Line;
 pub use marks::{Pin, Proof, pin, pins, proofs, unpin};
@@ -79,8 +86,9 @@ pub use repository::Repository;
 pub use retention::{Age, Doomed, Expired, Facts, Kept, Policy, Reason, Verdict, Window, decide, windows};
 pub use store::Listed;
 pub use survey::{Heap, LineSurvey, Rekeyed, Survey, adopt, rekey, survey};
+pub use take_up::take_up;
 pub use timestamp::{parse as parse_time, show as show_time};
 pub use unpack::{Unpacked, restore_into};
-pub use verify::{Finding, Share, Verified, Wrong, mend, verify};
+pub use verify::{Finding, Share, Verified, Wrong, mend, mend_segment, verify};
 pub use wal::{Fetched, Source, Stored, WalFileContent};
 pub use wal_name::{Segment, WalName};

@@ -1,7 +1,9 @@
 //! The object store, each call with a deadline.
 
+use crate::cloud;
 use crate::config::{Place, RepositoryConfig};
 use crate::error::Error;
+use crate::patience::{Impatient, Patience, look_at};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::local::LocalFileSystem;
@@ -38,31 +40,30 @@ pub(crate) struct Store {
     pub(crate) name: Arc<str>,
     inner: Arc<dyn ObjectStore>,
     deadline: Duration,
+    /// Where a call keeps a thread until it is answered: in a directory.
+    patience: Option<Patience>,
 }
 
 impl Store {
     /// Makes what is needed to speak to the store; a directory must exist.
-    pub(crate) fn connect(config: &RepositoryConfig) -> Result<Store, Error> {
+    pub(crate) async fn connect(config: &RepositoryConfig) -> Result<Store, Error> {
         let wrong = |why: String| Error::Config {
             repository: config.name.clone(),
             why,
         };
         config.check().map_err(wrong)?;
-        let inner: Arc<dyn ObjectStore> = match config.place().map_err(wrong)? {
+        match config.place().map_err(wrong)? {
             Place::Directory(path) => {
-                if !path.is_dir() {
-                    return Err(wrong(format!(
-                        "the directory {} is not there: create it, or mount what it is on",
-                        path.display()
-                    )));
-                }
-                let store = LocalFileSystem::new_with_prefix(path)
-                    .map_err(|error| wrong(format!("{} cannot be used: {error}", path.display())))?;
-                Arc::new(store.with_fsync(true))
+                let folder = path.clone();
+                let looked = look_at(path, DEADLINE, move || directory(&folder)).await;
+                let opened =
+                    looked.map_err(|why| impatient(&config.name, "open", path.display(), why, DEADLINE))?;
+                let mut store = Store::over(&config.name, Arc::new(opened.map_err(wrong)?));
+                store.patience = Some(Patience::new());
+                Ok(store)
             }
-            Place::S3(s3) => bucket(s3).map_err(wrong)?,
-        };
-        Ok(Store::over(&config.name, inner))
+            remote => Ok(Store::over(&config.name, cloud::connect(remote).map_err(wrong)?)),
+        }
     }
 
     pub(crate) fn over(name: &str, inner: Arc<dyn ObjectStore>) -> Store {
@@ -70,23 +71,23 @@ impl Store {
             name: name.into(),
             inner,
             deadline: DEADLINE,
+            patience: None,
         }
     }
 
-    async fn within<T>(
+    async fn within<T: Send + 'static>(
         &self,
         action: &'static str,
         key: &str,
-        work: impl Future<Output = object_store::Result<T>>,
+        work: impl Future<Output = object_store::Result<T>> + Send + 'static,
     ) -> Result<object_store::Result<T>, Error> {
-        tokio::time::timeout(self.deadline, work)
-            .await
-            .map_err(|_| Error::Late {
-                repository: self.name.to_string(),
-                action,
-                key: key.to_owned(),
-                after: self.deadline,
-            })
+        let done = match &self.patience {
+            Some(patience) => patience.wait(self.deadline, work).await,
+            None => tokio::time::timeout(self.deadline, work)
+                .await
+                .map_err(|_| Impatient::Late),
+        };
+        done.map_err(|why| impatient(&self.name, action, key, why, self.deadline))
     }
 
     fn failed(&self, action: &'static str, key: &str) -> impl FnOnce(object_store::Error) -> Error {
@@ -101,10 +102,7 @@ impl Store {
 
     /// Creates an object, durably, unless one of that name is there.
     pub(crate) async fn create(&self, key: &str, object: Bytes) -> Result<Created, Error> {
-        let options = PutOptions::from(PutMode::Create);
-        let path = Path::from(key);
-        let put = self.inner.put_opts(&path, PutPayload::from(object), options);
-        match self.within("create", key, put).await? {
+        match self.put("create", key, object, PutMode::Create).await? {
             Ok(_) => Ok(Created::Made),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                 Ok(Created::Exists)
@@ -116,22 +114,36 @@ impl Store {
     /// Writes an object in place of the one of that name: whoever reads gets the one or the other. Only for keys, which are
     /// wrapped anew.
     pub(crate) async fn replace(&self, key: &str, object: Bytes) -> Result<(), Error> {
-        let path = Path::from(key);
-        let put = self.inner.put_opts(
-            &path,
-            PutPayload::from(object),
-            PutOptions::from(PutMode::Overwrite),
-        );
-        self.within("replace", key, put)
-            .await?
-            .map_err(self.failed("replace", key))?;
-        Ok(())
+        let put = self.put("replace", key, object, PutMode::Overwrite).await?;
+        put.map_err(self.failed("replace", key))
+    }
+
+    async fn put(
+        &self,
+        action: &'static str,
+        key: &str,
+        object: Bytes,
+        mode: PutMode,
+    ) -> Result<object_store::Result<()>, Error> {
+        let (inner, path) = self.at(key);
+        let put = async move {
+            let payload = PutPayload::from(object);
+            inner
+                .put_opts(&path, payload, PutOptions::from(mode))
+                .await
+                .map(drop)
+        };
+        self.within(action, key, put).await
+    }
+
+    fn at(&self, key: &str) -> (Arc<dyn ObjectStore>, Path) {
+        (Arc::clone(&self.inner), Path::from(key))
     }
 
     /// The whole object; `None` if the store says that there is none, which a wrong store says too.
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
-        let path = Path::from(key);
-        let get = async { self.inner.get(&path).await?.bytes().await };
+        let (inner, path) = self.at(key);
+        let get = async move { inner.get(&path).await?.bytes().await };
         match self.within("read", key, get).await? {
             Ok(object) => Ok(Some(object)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -141,10 +153,10 @@ impl Store {
 
     /// The first bytes of an object, `most` at the utmost, and how many there are in all.
     pub(crate) async fn beginning(&self, key: &str, most: u64) -> Result<Option<(Bytes, u64)>, Error> {
-        let path = Path::from(key);
+        let (inner, path) = self.at(key);
         let options = GetOptions::default().with_range(Some(GetRange::Bounded(0..most)));
-        let get = async {
-            let result = self.inner.get_opts(&path, options).await?;
+        let get = async move {
+            let result = inner.get_opts(&path, options).await?;
             let all = result.meta.size;
             Ok((result.bytes().await?, all))
         };
@@ -157,8 +169,8 @@ impl Store {
 
     /// Every object below `prefix`, by name.
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<Listed>, Error> {
-        let path = Path::from(prefix);
-        let listing = self.inner.list(Some(&path)).try_collect::<Vec<_>>();
+        let (inner, path) = self.at(prefix);
+        let listing = async move { inner.list(Some(&path)).try_collect::<Vec<_>>().await };
         let found = self
             .within("list", prefix, listing)
             .await?
@@ -177,8 +189,8 @@ impl Store {
 
     /// The names of the folders in `prefix`.
     pub(crate) async fn folders(&self, prefix: &str) -> Result<Vec<String>, Error> {
-        let path = Path::from(prefix);
-        let listing = self.inner.list_with_delimiter(Some(&path));
+        let (inner, path) = self.at(prefix);
+        let listing = async move { inner.list_with_delimiter(Some(&path)).await };
         let found = self
             .within("list", prefix, listing)
             .await?
@@ -194,57 +206,48 @@ impl Store {
 
     /// Deletes an object; that it is gone already is as good.
     pub(crate) async fn delete(&self, key: &str) -> Result<(), Error> {
-        let path = Path::from(key);
-        match self.within("delete", key, self.inner.delete(&path)).await? {
+        let (inner, path) = self.at(key);
+        let delete = async move { inner.delete(&path).await };
+        match self.within("delete", key, delete).await? {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.failed("delete", key)(error)),
         }
     }
 }
 
-#[cfg(feature = "s3")]
-fn bucket(s3: &crate::config::S3) -> Result<Arc<dyn ObjectStore>, String> {
-    use object_store::aws::AmazonS3Builder;
-    use object_store::prefix::PrefixStore;
-    use object_store::{ClientOptions, RetryConfig};
-
-    // The HTTP client has no TLS of its own choice; that somebody else has chosen one already is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let plain = s3
-        .endpoint
-        .as_deref()
-        .is_some_and(|url| url.starts_with("http://"));
-    let options = ClientOptions::new()
-        .with_connect_timeout(Duration::from_secs(3))
-        .with_timeout(Duration::from_secs(30))
-        .with_allow_http(plain);
-    let retry = RetryConfig {
-        max_retries: 4,
-        retry_timeout: Duration::from_secs(40),
-        ..RetryConfig::default()
-    };
-    let mut builder = AmazonS3Builder::from_env()
-        .with_bucket_name(&s3.bucket)
-        .with_client_options(options)
-        .with_retry(retry);
-    if let Some(region) = &s3.region {
-        builder = builder.with_region(region);
+/// What reads and writes a directory.
+fn directory(path: &std::path::Path) -> Result<LocalFileSystem, String> {
+    if !path.is_dir() {
+        return Err(format!(
+            "the directory {} is not there: create it, or mount what it is on",
+            path.display()
+        ));
     }
-    if let Some(endpoint) = &s3.endpoint {
-        builder = builder.with_endpoint(endpoint);
-    }
-    if let (Some(id), Some(secret)) = (&s3.access_key_id, &s3.secret_access_key) {
-        builder = builder.with_access_key_id(id).with_secret_access_key(secret);
-    }
-    let store = builder.build().map_err(|error| error.to_string())?;
-    if s3.prefix.is_empty() {
-        Ok(Arc::new(store))
-    } else {
-        Ok(Arc::new(PrefixStore::new(store, s3.prefix.as_str())))
-    }
+    let store = LocalFileSystem::new_with_prefix(path);
+    let store = store.map_err(|error| format!("{} cannot be used: {error}", path.display()))?;
+    Ok(store.with_fsync(true))
 }
 
-#[cfg(not(feature = "s3"))]
-fn bucket(_: &crate::config::S3) -> Result<Arc<dyn ObjectStore>, String> {
-    Err("this program was built without S3 (feature s3 of the crate repository)".to_owned())
+fn impatient(
+    repository: &str,
+    action: &'static str,
+    key: impl ToString,
+    why: Impatient,
+    after: Duration,
+) -> Error {
+    let (repository, key) = (repository.to_owned(), key.to_string());
+    match why {
+        Impatient::Late => Error::Late {
+            repository,
+            action,
+            key,
+            after,
+        },
+        Impatient::Hangs(calls) => Error::Hangs {
+            repository,
+            action,
+            key,
+            calls,
+        },
+    }
 }

@@ -60,7 +60,7 @@ pub struct Survey {
 }
 
 /// The folders of a line.
-const FOLDERS: [&str; 13] = [
+const FOLDERS: [&str; 14] = [
     "wal",
     "history",
     "labels",
@@ -74,6 +74,7 @@ const FOLDERS: [&str; 13] = [
     "dumps",
     "expiring",
     "expired",
+    "given-up",
 ];
 
 /// Looks at everything that lies there. Needs no marker, and no key.
@@ -81,7 +82,7 @@ const FOLDERS: [&str; 13] = [
 /// # Errors
 /// The store does not answer.
 pub async fn survey(config: &RepositoryConfig) -> Result<Survey, Error> {
-    let store = Store::connect(config)?;
+    let store = Store::connect(config).await?;
     let mut survey = Survey::default();
     if let Ok(Some(marker)) = read_marker(&store).await {
         survey.id = Some(marker.id);
@@ -154,7 +155,7 @@ fn temporary(folder: &Path, found: &mut Vec<PathBuf>) {
 /// # Errors
 /// Nothing of a repository lies there, it has another id already, or it cannot be written.
 pub async fn adopt(config: &RepositoryConfig, id: Option<&str>) -> Result<(String, bool), Error> {
-    let store = Store::connect(config)?;
+    let store = Store::connect(config).await?;
     let refused = |why: String| Error::NotThisOne {
         repository: config.name.clone(),
         why,
@@ -227,7 +228,7 @@ pub struct Rekeyed {
 /// # Errors
 /// `config` names no key, a data key is opened by neither, or it cannot be written. Those before it are changed.
 pub async fn rekey(config: &RepositoryConfig, old: &Secret) -> Result<Rekeyed, Error> {
-    let store = Store::connect(config)?;
+    let store = Store::connect(config).await?;
     let no = |why: String| Error::Key {
         repository: config.name.clone(),
         why,

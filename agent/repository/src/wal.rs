@@ -143,12 +143,15 @@ impl Repository {
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
         }
-        match self.write(key.clone(), file, source).await? {
-            (Created::Made, bytes) => Ok(Stored::Written(bytes)),
-            (Created::Exists, _) => {
-                let same = self.same_content(&key, file).await?;
-                self.settled(same, &key, file, source).await
-            }
+        let (created, bytes) = self.write(key.clone(), file, source).await?;
+        // A store is not taken at its word, neither for "done" nor for "it is there": the server lets go of the file.
+        let same = match self.same_content(&key, file).await {
+            Err(error) if error.is_missing() => return Err(self.forgetful(&key)),
+            same => same?,
+        };
+        match (created, &same) {
+            (Created::Made, None) => Ok(Stored::Written(bytes)),
+            _ => self.settled(same, &key, file, source).await,
         }
     }
 

@@ -401,3 +401,77 @@ async fn encrypted_wal_needs_the_key_it_was_written_with() {
     let object = fs::read(rig.path_of(&file)).expect("is there");
     assert!(!object.windows(8).any(|window| window == b"xxxxxxxx"));
 }
+
+/// A small file system of its own; taken off again at the end.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn of_three_mib(place: &Path) -> Option<SmallDisk> {
+        fs::create_dir(place).expect("a folder");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"])
+            .arg(place)
+            .output();
+        mounted
+            .is_ok_and(|done| done.status.success())
+            .then(|| SmallDisk(place.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Nothing is to be done about it here.
+        let _ = std::process::Command::new("umount")
+            .arg("--lazy")
+            .arg(&self.0)
+            .output();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_nothing_half_and_goes_on_once_there_is_room() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(disk) = SmallDisk::of_three_mib(&folder.path().join("disk")) else {
+        eprintln!("SKIPPED: no file system can be mounted here");
+        return;
+    };
+    let mut config = RepositoryConfig::directory("main", &disk.0);
+    config.compression = repository::Codec::None;
+    let line = Line::new("demo", SYSTEM);
+    let repository = Repository::open_to_write(&config, None).await.expect("opens");
+    let source = Source {
+        line: line.clone(),
+        node: "n1".to_owned(),
+        epoch: 3,
+        now: String::new(),
+        diverged: false,
+    };
+    let files: Vec<WalFileContent> = (1..6).map(|number| segment(number, 1)).collect();
+    let mut taken = 0;
+    for file in &files {
+        // As often as a server asks: what a failure leaves behind must not eat the room up.
+        for _ in 0..4 {
+            match repository.put_wal(file, &source).await {
+                Ok(_) => {
+                    taken += 1;
+                    break;
+                }
+                Err(error) => assert!(matches!(error, Error::Store { .. }), "{error}"),
+            }
+        }
+    }
+    assert_eq!(taken, 2, "3 MiB hold two segments of 1 MiB");
+    let there = repository::inventory(&repository, &line).await.expect("lists");
+    assert_eq!(there.segments[&TimelineId(1)].len(), 2, "{there:?}");
+    let verified = repository::verify(&repository, &line, None, None, |_, _| {}).await;
+    assert_eq!(verified.expect("reads").findings, []);
+    let name = files[0].name.to_string();
+    let lies = disk
+        .0
+        .join(format!("demo/77/wal/{}/{}/{name}", &name[..8], &name[8..16]));
+    fs::remove_file(lies).expect("makes room");
+    repository
+        .put_wal(&files[2], &source)
+        .await
+        .expect("there is room");
+}

@@ -8,7 +8,7 @@ use crate::wall_time::stamp;
 use futures::future::BoxFuture;
 use proto::archive::archive_client::ArchiveClient;
 use proto::archive::{BackupOutcome, BackupProgress, SwitchWalRequest};
-use repository::{BackupFacts, BackupWriter, Catalogue, Line, Repository, backups, inventory};
+use repository::{BackupFacts, BackupWriter, Catalogue, Line, Repository, inventory, take_up};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
@@ -23,6 +23,7 @@ const TELL: Duration = Duration::from_millis(250);
 const WAL_WITHIN: Duration = Duration::from_secs(300);
 /// The segment with the backup's end is closed after this long, if it did not fill by itself.
 const SWITCH_AFTER: Duration = Duration::from_secs(1);
+const LOOK_SOONEST: Duration = Duration::from_millis(200);
 /// A look lists the repository: each one is as long after the last as there were, up to the longest.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LOOK_LONGEST: Duration = Duration::from_secs(10);
@@ -175,7 +176,7 @@ impl Job {
         Ok(entry)
     }
 
-    /// The backup of an earlier attempt, whose node was lost after it had written all of it.
+    /// The backup of an earlier attempt, whose node was lost after it had written all of it, be it into one repository only.
     async fn finished_before(
         &self,
         repositories: &[Repository],
@@ -185,21 +186,9 @@ impl Job {
             Some(claimed) if !claimed.earlier.is_empty() => &claimed.earlier,
             _ => return Ok(None),
         };
-        let mut found: Option<Vec<Catalogue>> = None;
-        for repository in repositories {
-            let there = backups(repository, line)
-                .await
-                .map_err(|error| error.to_string())?;
-            let mut of_these: Vec<Catalogue> = there
-                .into_iter()
-                .filter(|entry| earlier.contains(&entry.id))
-                .collect();
-            if let Some(found) = &found {
-                of_these.retain(|entry| found.contains(entry));
-            }
-            found = Some(of_these);
-        }
-        Ok(found.and_then(|found| found.into_iter().next()))
+        take_up(repositories, line, earlier)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     async fn copy(
@@ -327,7 +316,9 @@ impl Job {
         let begun = Instant::now();
         let mut switched = false;
         let mut pause = LOOK_AGAIN;
+        let mut archived = self.archive.pusher.archived();
         loop {
+            archived.borrow_and_update();
             let mut lacks = None;
             for repository in repositories {
                 let there = inventory(repository, line)
@@ -360,7 +351,12 @@ impl Job {
             self.tell(|progress| {
                 progress.message = format!("{} to {} in {repository}", hole.first, hole.last)
             });
-            tokio::time::sleep(pause).await;
+            // This node archives too, and knows at once what it has archived. Each look lists the repository.
+            tokio::time::sleep(LOOK_SOONEST).await;
+            let told = tokio::time::timeout(pause, archived.changed()).await;
+            if matches!(told, Ok(Err(_))) {
+                tokio::time::sleep(pause).await;
+            }
             pause = (pause + LOOK_AGAIN).min(LOOK_LONGEST);
         }
     }

@@ -3,7 +3,7 @@
 use super::Archive;
 use crate::wall_time::stamp;
 use proto::archive::{DumpEntry, DumpProgress};
-use repository::{Dump, DumpWriter, Line, Repository};
+use repository::{Dump, DumpWriter, Line, Repository, forget_dumps};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -13,12 +13,18 @@ use tonic::Status;
 
 /// Bytes that are read from the program at once.
 const PIECE: usize = 256 << 10;
+/// What the ids of scheduled dumps begin with.
+const SCHEDULED: &str = "dump-";
+/// What nobody has written to for so long was given up.
+const ABANDONED_MS: i64 = 2 * 86_400_000;
 
 pub(super) struct Asked {
     pub id: String,
     /// None: all that take connections.
     pub databases: Vec<String>,
     pub globals: bool,
+    /// Where none are named: all of them, though the globals were asked for.
+    pub all: bool,
 }
 
 /// Takes the dumps and tells of each.
@@ -40,6 +46,61 @@ pub(super) async fn run(
     let _ = tell.send(Ok(last)).await;
 }
 
+/// Takes the dumps that the cluster has ordered, and lets those of runs before go.
+pub(super) async fn claimed(
+    archive: Arc<Archive>,
+    id: String,
+    databases: Vec<String>,
+    keep: usize,
+) -> Result<String, String> {
+    let asked = Asked {
+        id,
+        all: databases.is_empty(),
+        globals: databases.is_empty(),
+        databases,
+    };
+    // Nobody is told on the way.
+    let (tell, _) = mpsc::channel(1);
+    let mut done = Vec::new();
+    take_all(&archive, &asked, &tell, &mut done).await?;
+    let stored: u64 = done.iter().map(|dump| dump.stored_bytes).sum();
+    let mut said = format!("{} dumps, {stored} bytes stored", done.len());
+    if keep > 0 {
+        let gone = forget(&archive, keep).await;
+        said += &gone.map_or_else(
+            |error| format!("; older ones could not be deleted: {error}"),
+            |gone| format!("; {gone} older ones deleted"),
+        );
+    }
+    Ok(said)
+}
+
+async fn forget(archive: &Archive, keep: usize) -> Result<u64, String> {
+    let (system_id, _) = archive
+        .source
+        .identity()
+        .ok_or("the data directory cannot be read")?;
+    let line = Line::new(&archive.config.cluster, system_id);
+    let repositories = archive
+        .doors
+        .plain(&line)
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut gone = 0;
+    for repository in &repositories {
+        let here = forget_dumps(
+            repository,
+            &line,
+            SCHEDULED,
+            keep,
+            now_ms().saturating_sub(ABANDONED_MS),
+        )
+        .await;
+        gone = here.map_err(|error| error.to_string())?.max(gone);
+    }
+    Ok(gone)
+}
+
 async fn take_all(
     archive: &Arc<Archive>,
     asked: &Asked,
@@ -54,7 +115,7 @@ async fn take_all(
         .await
         .map_err(|error| error.to_string())?;
     let mut databases = asked.databases.clone();
-    if databases.is_empty() && !asked.globals {
+    if asked.databases.is_empty() && (asked.all || !asked.globals) {
         databases = all_databases(archive).await?;
     }
     let globals = asked.globals || asked.databases.is_empty();

@@ -1,7 +1,8 @@
 //! Scheduled work that the cluster has given to this node: done, told of, and thrown away if it is taken from it.
 
-use super::Archive;
 use super::backups::{self, Claimed};
+use super::upkeep::{self, Read};
+use super::{Archive, drill, dumps};
 use crate::ports::{Consensus, ProposeError};
 use crate::wall_time::stamp;
 use agent_core::cluster::{ClusterState, Command, Duty, DutyChange, DutyKind, DutyOutcome, DutyRecord};
@@ -20,7 +21,21 @@ const PROPOSAL: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// What a run came to: what to tell of it, or why it failed.
-type Outcome = Result<String, String>;
+type Outcome = Result<Done, String>;
+
+/// A run that came to its end.
+#[derive(Clone)]
+struct Done {
+    text: String,
+    /// What was found is not right.
+    alarm: bool,
+}
+
+impl From<String> for Done {
+    fn from(text: String) -> Done {
+        Done { text, alarm: false }
+    }
+}
 
 /// One run on this node.
 struct Work {
@@ -90,7 +105,7 @@ async fn settle(
         let ours = claimed.is_some_and(|duty| duty.id == work.duty.id && duty.node == me);
         let stop = if !ours {
             Some("it was taken from this node")
-        } else if (state.holder == Some(me)) != work.held {
+        } else if (state.holder == Some(me)) != work.held && !kind.needs_no_server() {
             Some("this node has another role now")
         } else if state.maintenance.contains(&me) || state.fenced.contains_key(&me) {
             Some("this node was taken out of service")
@@ -136,9 +151,26 @@ fn begin(
                 earlier,
                 seal: Box::new(move || seal(Arc::clone(&seal_with), sealed.clone()).boxed()),
             };
-            backups::claimed(archive, duty.id, rate, claimed).boxed()
+            async move { Ok(backups::claimed(archive, duty.id, rate, claimed).await?.into()) }.boxed()
         }
-        DutyKind::Drill => async move { super::drill::newest(&archive, &duty.id).await }.boxed(),
+        DutyKind::Drill => async move { Ok(drill::newest(&archive, &duty.id).await?.into()) }.boxed(),
+        DutyKind::Dump => {
+            let names = state.settings.dump_databases.split(',');
+            let names = names.filter(|name| !name.is_empty()).map(str::to_owned).collect();
+            let keep = state.settings.dump_keep as usize;
+            async move { Ok(dumps::claimed(archive, duty.id, names, keep).await?.into()) }.boxed()
+        }
+        DutyKind::Expire => async move { Ok(upkeep::expire_all(archive).await?.into()) }.boxed(),
+        DutyKind::Verify => {
+            let percent = state.settings.verify_share_percent;
+            async move {
+                Ok(match upkeep::verify_share(archive, percent).await? {
+                    Read::Whole(text) => text.into(),
+                    Read::Wrong(text) => Done { text, alarm: true },
+                })
+            }
+            .boxed()
+        }
     }
 }
 
@@ -169,12 +201,12 @@ async fn end(consensus: &Arc<dyn Consensus>, state: &ClusterState, duty: &Duty, 
         attempt: duty.attempt,
         began: duty.claimed_at,
         ended: stamp(),
-        outcome: if outcome.is_ok() {
-            DutyOutcome::Done
-        } else {
-            DutyOutcome::Failed
+        outcome: match &outcome {
+            Ok(done) if done.alarm => DutyOutcome::Alarm,
+            Ok(_) => DutyOutcome::Done,
+            Err(_) => DutyOutcome::Failed,
         },
-        text: outcome.unwrap_or_else(|why| why),
+        text: outcome.map_or_else(|why| why, |done| done.text),
     };
     let command = Command::Duty(Box::new(DutyChange::End { record }));
     match consensus.propose(command, PROPOSAL).await {

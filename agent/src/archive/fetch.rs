@@ -12,9 +12,11 @@ use super::placement::{Placement, placement};
 use super::sight::Sight;
 use crate::ports::BackupSource;
 use crate::wall_time::stamp;
-use agent_core::pg::{Lsn, TimelineHistory};
+use agent_core::pg::{Lsn, SystemId, TimelineHistory};
+use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, Shared};
-use repository::{Error, Line, Segment, WalFileContent, WalName};
+use futures::stream::FuturesUnordered;
+use repository::{Error, Line, Repository, Segment, WalFileContent, WalName, mend_segment};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,6 +30,8 @@ const KEPT: Duration = Duration::from_secs(30);
 const MISSED: Duration = Duration::from_secs(1);
 /// How often whoever waits looks whether the node still follows.
 const LOOK: Duration = Duration::from_millis(25);
+/// How long one repository is asked before the next one is asked as well.
+const ALONE: Duration = Duration::from_secs(3);
 /// What a rewind may wait for a file.
 const EXACT: Duration = Duration::from_secs(60);
 /// A segment that lies here whole and is asked for so often all the same cannot be used.
@@ -321,28 +325,83 @@ impl Fetcher {
             self.lock_tally().from_peers += 1;
             return Ok(Some(Arc::new(content)));
         }
-        let (usable, mut trouble) = self.doors.usable(&line).await;
-        for opened in usable {
-            match opened.plain.get_wal(&line, name).await {
-                Ok(fetched) => {
-                    // That it is what its name says, and not only what was written under it.
-                    let checked = WalFileContent::check(name, system_id, fetched.content.clone());
-                    match checked {
-                        Ok(_) => {
-                            self.lock_tally().from_repositories += 1;
-                            return Ok(Some(Arc::new(fetched.content)));
-                        }
-                        Err(error) => trouble = Some(error),
-                    }
-                }
-                Err(error) if error.is_missing() => {}
-                Err(error) => {
-                    tracing::warn!(file = %name, %error, "looking in the next repository");
-                    trouble = Some(error);
+        let (usable, trouble) = self.doors.usable(&line).await;
+        let repositories: Vec<Repository> = usable.into_iter().map(|opened| opened.plain).collect();
+        let (found, trouble) = self
+            .ask_repositories(&repositories, &line, name, system_id, trouble)
+            .await;
+        match (found, trouble) {
+            (Some(content), _) => {
+                self.lock_tally().from_repositories += 1;
+                Ok(Some(Arc::new(content)))
+            }
+            (None, Some(error)) => Err(error.into()),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// From the first repository that has it whole. One that does not answer for a while is not waited for alone.
+    async fn ask_repositories(
+        &self,
+        repositories: &[Repository],
+        line: &Line,
+        name: WalName,
+        system_id: SystemId,
+        mut trouble: Option<Error>,
+    ) -> (Option<Vec<u8>>, Option<Error>) {
+        let mut next = repositories.iter();
+        let mut asked = FuturesUnordered::new();
+        let mut without: Vec<Repository> = Vec::new();
+        loop {
+            if asked.is_empty() {
+                match next.next() {
+                    Some(repository) => asked.push(get(repository, line, name, system_id)),
+                    None => return (None, trouble),
                 }
             }
+            let answer = tokio::select! {
+                answer = asked.next() => answer,
+                () = tokio::time::sleep(ALONE), if next.len() > 0 => None,
+            };
+            match answer {
+                Some((repository, Ok(content))) => {
+                    self.mend(&without, repository, line, name);
+                    return (Some(content), None);
+                }
+                Some((repository, Err(error))) if error.is_missing() => without.push(repository.clone()),
+                Some((repository, Err(error))) => {
+                    tracing::warn!(file = %name, %error, "looking in the next repository");
+                    if matches!(error, Error::Damaged { .. }) {
+                        without.push(repository.clone());
+                    }
+                    trouble = Some(error);
+                }
+                None => asked.extend(
+                    next.next()
+                        .map(|repository| get(repository, line, name, system_id)),
+                ),
+            }
         }
-        trouble.map_or(Ok(None), |error| Err(error.into()))
+    }
+
+    /// Mends what others lack, or have damaged, beside whoever asked.
+    fn mend(&self, without: &[Repository], source: &Repository, line: &Line, name: WalName) {
+        let WalName::Segment(segment) = name else { return };
+        for repository in without {
+            let (repository, source, line) = (repository.clone(), source.clone(), line.clone());
+            tokio::spawn(async move {
+                match mend_segment(&repository, &line, std::slice::from_ref(&source), segment).await {
+                    Ok(true) => tracing::warn!(
+                        %segment,
+                        repository = repository.name(),
+                        from = source.name(),
+                        "mended: it was damaged or missing there; see quarantine/verify"
+                    ),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(%segment, %error, "could not be mended"),
+                }
+            });
+        }
     }
 
     /// What is known of the timelines that were reserved after `segment`'s: of this node, of another, of a repository.
@@ -380,6 +439,21 @@ impl Fetcher {
         }
         known
     }
+}
+
+/// A file out of one repository; that it is what its name says, and not only what was written under it.
+async fn get<'a>(
+    repository: &'a Repository,
+    line: &Line,
+    name: WalName,
+    system_id: SystemId,
+) -> (&'a Repository, Result<Vec<u8>, Error>) {
+    let got = async {
+        let fetched = repository.get_wal(line, name).await?;
+        WalFileContent::check(name, system_id, fetched.content.clone())?;
+        Ok(fetched.content)
+    };
+    (repository, got.await)
 }
 
 impl Shelf {

@@ -15,10 +15,11 @@
 //! | `ready` | which files the server waits to have archived, and in which order |
 //! | `sight`, `placement` | what of the replicated state counts here; whether WAL lies beyond a fork |
 //! | `doors` | the repositories, opened when they can be |
-//! | `tally` | what was done and what failed |
+//! | `tally`, `given_up` | what was done and what failed; what was let go of because too much waited |
 //! | `backups`, `increments` | base backups, one at a time; what an incremental one begins with |
 //! | `dumps` | logical dumps |
 //! | `duties` | scheduled work that the cluster has given to this node |
+//! | `upkeep` | retention, and reading a share of the repositories |
 //! | `drill`, `scratch` | a restore into scratch space; the server that is thrown away |
 //! | `report` | what the cluster is told of all this |
 //! | `restores` | a backup for a node that has no data |
@@ -27,7 +28,8 @@
 //!
 //! *Invariant:* nothing here is waited for by the node's loop, the lease or a promotion; it has a runtime of its own.
 //! *Invariant:* a standby's question is answered from memory, and never while its node has pledged or is to be promoted.
-//! *Invariant:* "archived" is said only when every repository has the file, durably.
+//! *Invariant:* "archived" is said only when every repository has the file, durably; or when an operator's limit was exceeded
+//! and that is known for good.
 
 mod backups;
 mod chase;
@@ -37,6 +39,7 @@ mod drill;
 mod dumps;
 mod duties;
 mod fetch;
+mod given_up;
 mod increments;
 mod local;
 mod peers;
@@ -51,6 +54,7 @@ mod service;
 mod sight;
 mod socket;
 mod tally;
+mod upkeep;
 
 pub use command::{socket_path, wal_commands};
 pub use service::ArchiveService;
@@ -67,6 +71,10 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Semaphore, watch};
 
+/// Threads for files and for compressing.
+const THREADS: usize = 6;
+/// Threads that each directory can keep if its file system hangs.
+const THREADS_FOR_A_DIRECTORY: usize = 5;
 /// Files that are given to other nodes at once.
 const GIFTS: usize = 2;
 
@@ -131,9 +139,10 @@ impl Archive {
         source: Arc<dyn BackupSource>,
         sight: impl Fn() -> Sight + Send + Sync + 'static,
     ) -> std::io::Result<Arc<Archive>> {
+        let directories = config.repositories.iter().filter(|it| it.path.is_some()).count();
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
-            .max_blocking_threads(6)
+            .max_blocking_threads(THREADS + THREADS_FOR_A_DIRECTORY * directories)
             .thread_name("archive")
             .enable_all()
             .build()?;
@@ -190,6 +199,7 @@ impl Archive {
     ) -> watch::Receiver<ArchiveReport> {
         if let Some(runtime) = self.runtime.handle() {
             runtime.spawn(report::run(Arc::downgrade(self)));
+            runtime.spawn(given_up::run(Arc::downgrade(self), Arc::clone(consensus)));
             let consensus = Arc::clone(consensus);
             runtime.spawn(duties::run(Arc::downgrade(self), consensus, incarnation));
         }

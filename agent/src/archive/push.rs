@@ -2,6 +2,7 @@
 
 use super::ArchiveConfig;
 use super::doors::Doors;
+use super::given_up::Ledger;
 use super::placement::{Placement, placement};
 use super::ready::ready;
 use super::sight::Sight;
@@ -11,18 +12,21 @@ use crate::wall_time::{now, stamp};
 use agent_core::pg::{Lsn, TimelineHistory, TimelineId};
 use futures::future::{BoxFuture, FutureExt, Shared, join_all};
 use repository::{Error, Line, Repository, Source, Stored, WalFileContent, WalName, show_time};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
+use tokio::sync::watch;
 
 /// How many files beside the one that was asked for are under way at once.
 const AHEAD: usize = 3;
 /// How long a standby lets the primary archive a segment first.
 const GRACE: Duration = Duration::from_secs(3);
 const GRACE_POLL: Duration = Duration::from_millis(250);
+/// What a push may take while so much waits that the oldest may be given up.
+const OVER_THE_LIMIT: Duration = Duration::from_secs(20);
 /// What a push may take while the server shuts down, which waits for it.
 const IN_A_HURRY: Duration = Duration::from_secs(1);
 
@@ -36,6 +40,12 @@ pub(super) struct Pusher {
     tally: Mutex<Tally>,
     /// The primary has archived lately, so that it pays to let it go first.
     patient: AtomicBool,
+    ledger: Ledger,
+    /// What was brought to all repositories but those that do not take anything now.
+    carried: Mutex<BTreeSet<String>>,
+    carrying: AtomicBool,
+    /// Counts what was archived.
+    archived: watch::Sender<u64>,
 }
 
 type Outcome = Result<Stored, Arc<PushError>>;
@@ -56,6 +66,7 @@ impl Pusher {
         sight: Arc<dyn Fn() -> Sight + Send + Sync>,
     ) -> Pusher {
         Pusher {
+            ledger: Ledger::open(&config.state_dir),
             config,
             source,
             doors,
@@ -63,7 +74,19 @@ impl Pusher {
             ahead: Mutex::default(),
             tally: Mutex::default(),
             patient: AtomicBool::new(true),
+            carried: Mutex::default(),
+            carrying: AtomicBool::new(false),
+            archived: watch::channel(0).0,
         }
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Changes whenever this node has archived something.
+    pub(super) fn archived(&self) -> watch::Receiver<u64> {
+        self.archived.subscribe()
     }
 
     pub(super) fn tally(&self) -> Tally {
@@ -86,6 +109,7 @@ impl Pusher {
         let pushing = self.take_or_begin(name);
         self.look_ahead(name);
         let hurry = self.source.identity().is_some_and(|(_, stopping)| stopping);
+        let too_much = self.too_much_waits();
         let outcome = if hurry {
             let bounded = tokio::time::timeout(IN_A_HURRY, pushing).await;
             bounded.unwrap_or_else(|_| {
@@ -93,6 +117,9 @@ impl Pusher {
                     name: name.to_string(),
                 }))
             })
+        } else if too_much {
+            let bounded = tokio::time::timeout(OVER_THE_LIMIT, pushing).await;
+            bounded.unwrap_or_else(|_| Err(Arc::new(PushError::Late(OVER_THE_LIMIT))))
         } else {
             pushing.await
         };
@@ -100,14 +127,98 @@ impl Pusher {
         match outcome {
             Ok(stored) => {
                 self.lock_tally().archived(name, stored, now_ms);
+                self.archived.send_modify(|count| *count += 1);
                 Ok(())
             }
             Err(error) => {
+                if too_much && self.give_up(name, &error).await {
+                    self.lock_tally().gave_up(&error, now_ms);
+                    return Ok(());
+                }
+                if let Some(broken) = error.broken_repository() {
+                    self.carry_on(broken);
+                }
                 self.lock_tally().failed(&error, now_ms);
                 tracing::warn!(file = %name, %error, "not archived; the server keeps it and asks again");
                 Err(error)
             }
         }
+    }
+
+    /// Whether more waits than the cluster's settings allow.
+    fn too_much_waits(&self) -> bool {
+        let most = (self.sight)().queue_max;
+        if most == 0 {
+            return false;
+        }
+        let waiting = ready(&self.config.data_dir);
+        let segments = waiting.iter().filter(|it| matches!(it.name, WalName::Segment(_)));
+        let bytes = self.source.segment_bytes().unwrap_or(0);
+        (segments.count() as u64).saturating_mul(bytes) > most
+    }
+
+    /// Lets go of a segment that cannot be archived; whether it does. Only what a store does not take: what is not right
+    /// about the file itself, a person has to look at.
+    async fn give_up(self: &Arc<Self>, name: WalName, error: &PushError) -> bool {
+        let late = matches!(error, PushError::Late(_)) || error.broken_repository().is_some();
+        if !late || !matches!(name, WalName::Segment(_)) {
+            return false;
+        }
+        let pusher = Arc::clone(self);
+        let noted = tokio::task::spawn_blocking(move || pusher.ledger.add(&name.to_string())).await;
+        match noted {
+            Ok(Ok(())) => {
+                tracing::error!(
+                    file = %name,
+                    %error,
+                    "given up: more than wal_queue_max_bytes waits. The archive has a hole here, and a full backup is ordered"
+                );
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::error!(file = %name, %error, "not given up: that cannot be written down");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Brings what waits to the other repositories while `broken` takes nothing. The server is told nothing of it: it asks
+    /// for each file until all have it.
+    fn carry_on(self: &Arc<Self>, broken: &str) {
+        if self.doors.count() < 2 || self.carrying.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (pusher, broken) = (Arc::clone(self), broken.to_owned());
+        tokio::spawn(async move {
+            let mut without = BTreeSet::from([broken]);
+            let waiting = ready(&pusher.config.data_dir);
+            let names: BTreeSet<String> = waiting.iter().map(|it| it.name.to_string()).collect();
+            pusher.lock_carried().retain(|name| names.contains(name));
+            for ready in waiting {
+                let name = ready.name.to_string();
+                if pusher.lock_carried().contains(&name) {
+                    continue;
+                }
+                match pusher.push_one(ready.name, &without).await {
+                    Ok(_) => {
+                        pusher.lock_carried().insert(name);
+                    }
+                    Err(error) => {
+                        let another = error.broken_repository().map(str::to_owned);
+                        without.extend(another);
+                        if without.len() >= pusher.doors.count() {
+                            break;
+                        }
+                    }
+                }
+            }
+            pusher.carrying.store(false, Ordering::Relaxed);
+        });
+    }
+
+    fn lock_carried(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.carried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take_or_begin(self: &Arc<Self>, name: WalName) -> Pushing {
@@ -124,7 +235,7 @@ impl Pusher {
 
     fn begin(self: &Arc<Self>, name: WalName) -> Pushing {
         let pusher = Arc::clone(self);
-        let task = tokio::spawn(async move { pusher.push_one(name).await });
+        let task = tokio::spawn(async move { pusher.push_one(name, &BTreeSet::new()).await });
         let outcome = async move {
             match task.await {
                 Ok(outcome) => outcome.map_err(Arc::new),
@@ -168,7 +279,12 @@ impl Pusher {
         self.config.data_dir.join("pg_wal").join(name.to_string())
     }
 
-    async fn push_one(self: Arc<Self>, name: WalName) -> Result<Stored, PushError> {
+    /// Into every repository but those named in `without`.
+    async fn push_one(
+        self: &Arc<Self>,
+        name: WalName,
+        without: &BTreeSet<String>,
+    ) -> Result<Stored, PushError> {
         let (system_id, _) = self.source.identity().ok_or(PushError::NoIdentity)?;
         let line = Line::new(&self.config.cluster, system_id);
         let path = self.path(name);
@@ -185,7 +301,7 @@ impl Pusher {
             return Ok(Stored::Already);
         }
         // What can be used gets the file, also while another one cannot; it is asked for again until all have it.
-        let (usable, mut trouble) = self.doors.usable(&line).await;
+        let (usable, mut trouble) = self.doors.usable_without(&line, without).await;
         let repositories: Vec<Repository> = usable.into_iter().map(|opened| opened.wal).collect();
         let sight = (self.sight)();
         let mut source = Source {

@@ -34,6 +34,7 @@ pub(super) async fn run(archive: Weak<Archive>) {
                 report.archived = tally.archived;
                 report.failed = tally.failed;
                 report.quarantined = tally.quarantined;
+                report.given_up = tally.given_up;
                 if !holds {
                     report.missing_segments = None;
                 } else if missing.is_some() {

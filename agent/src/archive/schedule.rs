@@ -37,6 +37,7 @@ fn record(record: &DutyRecord) -> WorkRecord {
         DutyOutcome::Failed => "failed",
         DutyOutcome::Lost => "lost",
         DutyOutcome::Skipped => "skipped",
+        DutyOutcome::Alarm => "alarm",
     };
     WorkRecord {
         kind: record.kind.name().to_owned(),

@@ -281,6 +281,7 @@ impl Wire for ArchiveService {
             id,
             databases,
             globals,
+            all: false,
         };
         let (tell, told) = mpsc::channel(4);
         let handle = archive.runtime.handle().cloned();

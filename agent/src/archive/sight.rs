@@ -26,6 +26,10 @@ pub struct Sight {
     /// The operator's own check of a restored server, and the database that it is for.
     pub drill_sql: String,
     pub drill_database: String,
+    /// How many bytes of WAL may wait here before the oldest is given up; 0: never.
+    pub queue_max: u64,
+    /// Backups whose making the cluster has given to a node.
+    pub under_way: Vec<String>,
     /// The timelines that were reserved, oldest first, with where their owners stood: they begin there or later.
     pub grants: Vec<(TimelineId, Lsn)>,
 }
@@ -58,6 +62,13 @@ impl Sight {
                 .map(|promotion| (promotion.epoch.0, promotion.lsn)),
             drill_sql: state.settings.drill_sql.clone(),
             drill_database: state.settings.drill_database.clone(),
+            queue_max: state.settings.wal_queue_max_bytes,
+            under_way: state
+                .duties
+                .running
+                .values()
+                .map(|duty| duty.id.clone())
+                .collect(),
             grants: grants.collect(),
         }
     }

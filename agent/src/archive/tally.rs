@@ -1,6 +1,7 @@
 //! What was done since the agent started, for people and for alarms.
 
 use repository::{Error, Stored, WalName};
+use std::time::Duration;
 
 /// Counts and last events.
 #[derive(Debug, Default, Clone)]
@@ -9,6 +10,7 @@ pub(super) struct Tally {
     pub already_there: u64,
     pub failed: u64,
     pub quarantined: u64,
+    pub given_up: u64,
     /// The name, and when, ms since 1970.
     pub last_archived: Option<(String, u64)>,
     pub last_error: Option<(String, u64)>,
@@ -19,6 +21,11 @@ impl Tally {
         self.archived += 1;
         self.already_there += u64::from(stored == Stored::Already);
         self.last_archived = Some((name.to_string(), now_ms));
+    }
+
+    pub(super) fn gave_up(&mut self, error: &PushError, now_ms: u64) {
+        self.given_up += 1;
+        self.last_error = Some((format!("given up: {error}"), now_ms));
     }
 
     pub(super) fn failed(&mut self, error: &PushError, now_ms: u64) {
@@ -43,6 +50,22 @@ pub(super) enum PushError {
     NoIdentity,
     #[error("the server is shutting down, and {name} could not be archived at once; it is kept")]
     ShuttingDown { name: String },
+    #[error("no repository has taken it within {0:?}")]
+    Late(Duration),
     #[error("it was given up half way")]
     GivenUp,
+}
+
+impl PushError {
+    /// The repository that does not take anything now, if it is that.
+    pub(super) fn broken_repository(&self) -> Option<&str> {
+        match self {
+            // Something about this one file.
+            PushError::Repository(
+                Error::Different { .. } | Error::Refused { .. } | Error::Damaged { .. },
+            ) => None,
+            PushError::Repository(error) => error.repository(),
+            _ => None,
+        }
+    }
 }

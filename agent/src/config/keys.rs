@@ -161,7 +161,7 @@ const KEYS: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "archive.repositories",
-        "a list of { name, one of path and s3, compression, compression_level, at most one of key_file, key_variable, \
+        "a list of { name, one of path, s3, gcs and azure, compression, compression_level, at most one of key_file, key_variable, \
          key_command, and retention = { last, within, daily, weekly, monthly, yearly, grace } }",
         "[]",
         "Where WAL and base backups go (docs/backup.md): every file into each of them. Give the same list to every node. \

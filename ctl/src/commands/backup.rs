@@ -46,11 +46,11 @@ enum Verb {
         #[command(flatten)]
         which: Which,
     },
-    /// Deletes what the repositories' `retention` does not keep, after a grace; read and done without any agent
+    /// Deletes what the repositories' `retention` does not keep, after a grace; done without any agent, if need be
     ///
     /// What is to go is marked, and deleted by a run that comes a grace later (24h by default). Never goes: the newest complete
-    /// backup, the newest one proven by a drill, what is pinned, and the WAL of all that stays. Run it once a day on
-    /// any node, or on several: runs at once do no harm.
+    /// backup, the newest one proven by a drill, what is pinned, and the WAL of all that stays. The setting expire_schedule has it
+    /// done by itself; runs at once do no harm.
     #[command(after_help = "\
 Examples:
   pgctl backup expire --preview
@@ -105,6 +105,7 @@ Examples:
   pgctl backup schedule show
   pgctl config set backup_schedule='every 6h' backup_window_minutes=120
   pgctl config set backup_schedule='0 2 * * sun' drill_schedule='0 6 * * sun'
+  pgctl config set expire_schedule='0 5 * * *' verify_schedule='0 4 * * *' dump_schedule='0 3 * * sun'
   pgctl config set backup_schedule=''                          # none any more")]
     Schedule {
         #[command(subcommand)]
@@ -114,7 +115,7 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum ScheduleVerb {
-    /// Shows it; the settings backup_schedule and drill_schedule say when
+    /// Shows it; the settings backup_schedule, drill_schedule, dump_schedule, expire_schedule and verify_schedule say when
     #[command(after_help = "Examples:\n  pgctl backup schedule show\n  pgctl backup schedule show -o json")]
     Show,
 }
@@ -122,7 +123,7 @@ enum ScheduleVerb {
 pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     match &args.verb {
         Verb::Create(args) => create::run(globals, args).await,
-        Verb::Expire(args) => expire::run(globals.output, args).await,
+        Verb::Expire(args) => expire::run(globals, args).await,
         Verb::Verify(args) => verify::run(globals.output, args).await,
         Verb::Pin(args) => pin::pin(globals.output, args).await,
         Verb::Unpin(args) => pin::unpin(globals.output, args).await,

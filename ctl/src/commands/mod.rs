@@ -21,6 +21,7 @@ pub mod restore;
 pub mod resume;
 pub mod status;
 pub mod switchover;
+mod through;
 pub mod topology;
 pub mod unfence;
 pub mod version;

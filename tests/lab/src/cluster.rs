@@ -92,6 +92,28 @@ impl ClusterBuilder {
         self
     }
 
+    /// Another one beside it, in the bucket `b` of whoever speaks S3 there.
+    pub fn bucket(mut self, name: &str, endpoint: &str) -> Self {
+        let mut s3 = toml::Table::new();
+        for (key, value) in [
+            ("bucket", "b"),
+            ("region", "us-east-1"),
+            ("endpoint", endpoint),
+            ("access_key_id", "id"),
+            ("secret_access_key", "secret"),
+        ] {
+            s3.insert(key.to_owned(), value.into());
+        }
+        let mut entry = toml::Table::new();
+        entry.insert("name".to_owned(), name.into());
+        entry.insert("compression".to_owned(), "lz4".into());
+        entry.insert("s3".to_owned(), s3.into());
+        if let Some(toml::Value::Array(all)) = self.archive.get_mut("repositories") {
+            all.push(entry.into());
+        }
+        self
+    }
+
     /// Schema changes are carried out in the name of that role.
     pub fn rollout_role(mut self, role: &str) -> Self {
         self.rollout.insert("role".to_owned(), role.into());

@@ -21,6 +21,12 @@ pub enum DutyKind {
     Backup,
     /// A restore into scratch space, to see that it can be done.
     Drill,
+    /// Logical dumps into every repository.
+    Dump,
+    /// What the repositories' retention lets go.
+    Expire,
+    /// A share of every repository is read.
+    Verify,
 }
 
 /// One run, claimed by a node.
@@ -53,6 +59,8 @@ pub enum DutyOutcome {
     Lost,
     /// It was not begun, or not again.
     Skipped,
+    /// It was done, and what it found is not right. It is not tried again.
+    Alarm,
 }
 
 /// A run that has ended.
@@ -73,6 +81,15 @@ pub struct DutyRecord {
     pub text: String,
 }
 
+/// Something that is to be done beside the schedule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DutyOrder {
+    /// It is due since then, and until it is done.
+    pub at: WallTime,
+    /// For a person.
+    pub why: String,
+}
+
 /// All of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Duties {
@@ -82,6 +99,9 @@ pub struct Duties {
     /// Due times up to here have been seen to.
     pub handled: BTreeMap<DutyKind, WallTime>,
     pub last_done: BTreeMap<DutyKind, DutyRecord>,
+    /// What is to be done beside the schedule.
+    #[serde(default)]
+    pub ordered: BTreeMap<DutyKind, DutyOrder>,
     /// The last ones that ended, oldest first.
     pub records: VecDeque<DutyRecord>,
 }
@@ -100,6 +120,12 @@ pub enum DutyChange {
     },
     /// It ended; or an operator's own run did.
     End { record: DutyRecord },
+    /// It is to be done as soon as can be.
+    Order {
+        kind: DutyKind,
+        why: String,
+        at: WallTime,
+    },
     /// What was due is not done.
     Skip {
         kind: DutyKind,
@@ -110,7 +136,13 @@ pub enum DutyChange {
 }
 
 impl DutyKind {
-    pub const ALL: [DutyKind; 2] = [DutyKind::Backup, DutyKind::Drill];
+    pub const ALL: [DutyKind; 5] = [
+        DutyKind::Backup,
+        DutyKind::Drill,
+        DutyKind::Dump,
+        DutyKind::Expire,
+        DutyKind::Verify,
+    ];
 
     /// As settings and events have it.
     #[must_use]
@@ -118,6 +150,9 @@ impl DutyKind {
         match self {
             DutyKind::Backup => "backup",
             DutyKind::Drill => "drill",
+            DutyKind::Dump => "dump",
+            DutyKind::Expire => "expire",
+            DutyKind::Verify => "verify",
         }
     }
 
@@ -127,7 +162,16 @@ impl DutyKind {
         match self {
             DutyKind::Backup => &settings.backup_schedule,
             DutyKind::Drill => &settings.drill_schedule,
+            DutyKind::Dump => &settings.dump_schedule,
+            DutyKind::Expire => &settings.expire_schedule,
+            DutyKind::Verify => &settings.verify_schedule,
         }
+    }
+
+    /// Whether it reads and writes repositories alone: the role of its node's server is no matter then.
+    #[must_use]
+    pub fn needs_no_server(self) -> bool {
+        matches!(self, DutyKind::Expire | DutyKind::Verify)
     }
 }
 
@@ -137,7 +181,7 @@ impl DutyChange {
             DutyChange::Claim { duty } => duty.claimed_at = now,
             DutyChange::Seal { .. } => {}
             DutyChange::End { record } => record.ended = now,
-            DutyChange::Skip { at, .. } => *at = now,
+            DutyChange::Order { at, .. } | DutyChange::Skip { at, .. } => *at = now,
         }
     }
 }
@@ -174,6 +218,15 @@ impl ClusterState {
             DutyChange::Claim { duty } => self.claim_duty(duty),
             DutyChange::Seal { kind, id, node } => self.seal_duty(*kind, id, *node),
             DutyChange::End { record } => self.end_duty(record),
+            DutyChange::Order { kind, why, at } => {
+                if self.duties.ordered.contains_key(kind) {
+                    return Ok(Applied::Unchanged);
+                }
+                let (at, why) = (*at, why.clone());
+                self.record(at, &format!("{}-ordered", kind.name()), why.clone());
+                self.duties.ordered.insert(*kind, DutyOrder { at, why });
+                Ok(Applied::Done)
+            }
             DutyChange::Skip { kind, due, why, at } => {
                 if self.duties.is_handled(*kind, *due, *at) {
                     return Ok(Applied::Unchanged);
@@ -211,7 +264,9 @@ impl ClusterState {
                 format!("{} is at it: {}", self.name_of(running.node), running.id),
             ));
         }
-        if self.duties.is_handled(duty.kind, duty.due, duty.claimed_at) {
+        let order = self.duties.ordered.get(&duty.kind);
+        let ordered = order.is_some_and(|order| order.at == duty.due);
+        if !ordered && self.duties.is_handled(duty.kind, duty.due, duty.claimed_at) {
             return Err(conflict("duty-done", "what was due then has been seen to"));
         }
         let data = |id| {
@@ -263,8 +318,15 @@ impl ClusterState {
         }
         if record.outcome == DutyOutcome::Done {
             self.duties.last_done.insert(record.kind, record.clone());
-            if let Some(due) = record.due {
-                self.duties.handled.insert(record.kind, due);
+        }
+        if let Some(due) = record.due
+            && matches!(record.outcome, DutyOutcome::Done | DutyOutcome::Alarm)
+        {
+            self.duties.handled.insert(record.kind, due);
+            // One that began before the order is not what was ordered; one by hand may be less.
+            let order = self.duties.ordered.get(&record.kind);
+            if order.is_some_and(|order| record.began >= order.at) {
+                self.duties.ordered.remove(&record.kind);
             }
         }
         self.keep_record(record.clone());
@@ -277,6 +339,7 @@ impl ClusterState {
             DutyOutcome::Failed => "failed",
             DutyOutcome::Lost => "lost",
             DutyOutcome::Skipped => "skipped",
+            DutyOutcome::Alarm => "alarm",
         };
         let words = [record.id.as_str(), record.node.as_str(), record.text.as_str()];
         let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();

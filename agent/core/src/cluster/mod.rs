@@ -27,7 +27,7 @@ mod voters;
 
 pub use apply::{Applied, Rejected};
 pub use command::{Cause, Command, EpochChange, Release};
-pub use duties::{Duties, Duty, DutyChange, DutyKind, DutyOutcome, DutyRecord};
+pub use duties::{Duties, Duty, DutyChange, DutyKind, DutyOrder, DutyOutcome, DutyRecord};
 pub(crate) use fencing::own_word;
 pub use fencing::{HandFence, StonithMode, StonithProof};
 pub use risk::{FailoverRisk, failover_risk};

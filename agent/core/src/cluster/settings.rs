@@ -96,6 +96,20 @@ pub struct Settings {
     pub drill_sql: String,
     /// The database that `drill_sql` is for.
     pub drill_database: String,
+    /// When databases are dumped, likewise.
+    pub dump_schedule: String,
+    /// Which, separated by commas; empty: all, and the globals.
+    pub dump_databases: String,
+    /// The dumps of how many runs of `dump_schedule` are kept; 0: all.
+    pub dump_keep: u32,
+    /// When the repositories' retention is carried out, likewise.
+    pub expire_schedule: String,
+    /// When a share of the repositories is read, likewise.
+    pub verify_schedule: String,
+    /// How large that share is, percent, 1 to 100.
+    pub verify_share_percent: u32,
+    /// How many bytes of WAL may wait on a node to be archived before the oldest is given up; 0: never.
+    pub wal_queue_max_bytes: u64,
     /// How long after it was due scheduled work may begin, minutes.
     pub backup_window_minutes: u64,
     /// By how much of it the beginning is put off, differently for each cluster and time, minutes.
@@ -133,6 +147,13 @@ impl Default for Settings {
             drill_schedule: String::new(),
             drill_sql: String::new(),
             drill_database: "postgres".to_owned(),
+            dump_schedule: String::new(),
+            dump_databases: String::new(),
+            dump_keep: 0,
+            expire_schedule: String::new(),
+            verify_schedule: String::new(),
+            verify_share_percent: 5,
+            wal_queue_max_bytes: 0,
             backup_window_minutes: 360,
             backup_jitter_minutes: 0,
             backup_from: BackupSourceRule::PreferStandby,
@@ -274,12 +295,22 @@ impl Settings {
         for (key, value) in [
             ("backup_schedule", &self.backup_schedule),
             ("drill_schedule", &self.drill_schedule),
+            ("dump_schedule", &self.dump_schedule),
+            ("expire_schedule", &self.expire_schedule),
+            ("verify_schedule", &self.verify_schedule),
         ] {
             crate::schedule::Schedule::parse(value).map_err(|error| SettingsError::Schedule {
                 key,
                 value: value.clone(),
                 error,
             })?;
+        }
+        let share = u64::from(self.verify_share_percent);
+        within("verify_share_percent", share, 1, 100, "1 to 100")?;
+        if self.wal_queue_max_bytes != 0 {
+            let (low, high) = (256 << 20, 1 << 50);
+            let range = "0, or 256 MiB to 1 PiB";
+            within("wal_queue_max_bytes", self.wal_queue_max_bytes, low, high, range)?;
         }
         within(
             "backup_window_minutes",

@@ -248,6 +248,58 @@ pub const SETTING_KEYS: &[SettingKey] = &[
             !settings.drill_database.is_empty()
         },
     },
+    SettingKey {
+        name: "dump_schedule",
+        allowed: "as backup_schedule",
+        doc: "When databases are dumped with `pg_dump`, from a standby where there is one.",
+        get: |settings| settings.dump_schedule.clone(),
+        set: |settings, text| set_schedule(&mut settings.dump_schedule, text),
+    },
+    SettingKey {
+        name: "dump_databases",
+        allowed: "names of databases, separated by commas; empty: all, and the globals",
+        doc: "What `dump_schedule` dumps.",
+        get: |settings| settings.dump_databases.clone(),
+        set: |settings, text| {
+            let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+            settings.dump_databases = names.collect::<Vec<_>>().join(",");
+            true
+        },
+    },
+    number!(
+        "dump_keep",
+        "a number; 0: all",
+        "The dumps of how many runs of `dump_schedule` are kept; older ones go when the next run is over.",
+        dump_keep
+    ),
+    SettingKey {
+        name: "expire_schedule",
+        allowed: "as backup_schedule",
+        doc: "When what the repositories' `retention` does not keep is marked, and what was marked a grace ago is deleted.",
+        get: |settings| settings.expire_schedule.clone(),
+        set: |settings, text| set_schedule(&mut settings.expire_schedule, text),
+    },
+    SettingKey {
+        name: "verify_schedule",
+        allowed: "as backup_schedule",
+        doc: "When `verify_share_percent` of every repository is read, another part each day. What is damaged or missing is taken \
+              from another repository that has it whole; what is left raises `verify-alarm`.",
+        get: |settings| settings.verify_schedule.clone(),
+        set: |settings, text| set_schedule(&mut settings.verify_schedule, text),
+    },
+    number!(
+        "verify_share_percent",
+        "percent, 1 to 100",
+        "How much of every repository `verify_schedule` reads: with 5, everything within 20 days.",
+        verify_share_percent
+    ),
+    number!(
+        "wal_queue_max_bytes",
+        "bytes, 256 MiB to 1 PiB; 0: never",
+        "How much WAL may wait on a node to be archived before the oldest that cannot be archived is given up. That leaves a \
+         hole in the archive, which is marked, and orders a full backup. Without it the disk of the server fills up.",
+        wal_queue_max_bytes
+    ),
     number!(
         "backup_window_minutes",
         "minutes, 1 to 1440",

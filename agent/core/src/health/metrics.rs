@@ -2,7 +2,7 @@
 
 use super::checks::Facts;
 use super::{HealthSnapshot, Instants};
-use crate::cluster::{Cause, DutyKind};
+use crate::cluster::{Cause, DutyKind, DutyOutcome, DutyRecord};
 use crate::view::Server;
 use crate::vitals::{Disk, Pulse, Vitals};
 use std::fmt::Write;
@@ -208,6 +208,21 @@ fn archive(page: &mut Page, facts: &Facts<'_>) {
             "pgctl_drill_last_success_timestamp_seconds",
             "When a backup was last restored as a drill, seconds since 1970.",
         ),
+        (
+            DutyKind::Dump,
+            "pgctl_dump_last_success_timestamp_seconds",
+            "When databases were last dumped by the schedule, seconds since 1970.",
+        ),
+        (
+            DutyKind::Expire,
+            "pgctl_expire_last_success_timestamp_seconds",
+            "When retention was last carried out by the schedule, seconds since 1970.",
+        ),
+        (
+            DutyKind::Verify,
+            "pgctl_verify_last_success_timestamp_seconds",
+            "When a share of the repositories was last read and found whole, seconds since 1970.",
+        ),
     ] {
         if let Some(record) = done.get(&kind) {
             page.gauge(metric, help, count(record.ended.0 / 1_000));
@@ -218,6 +233,16 @@ fn archive(page: &mut Page, facts: &Facts<'_>) {
             "pgctl_drill_last_duration_seconds",
             "How long the last drill took.",
             count(record.ended.0.saturating_sub(record.began.0) / 1_000),
+        );
+    }
+    let read = |record: &&DutyRecord| {
+        record.kind == DutyKind::Verify && matches!(record.outcome, DutyOutcome::Done | DutyOutcome::Alarm)
+    };
+    if let Some(record) = snapshot.state.duties.records.iter().rev().find(read) {
+        page.gauge(
+            "pgctl_verify_alarm",
+            "1 if the last scheduled reading of the repositories found damage that could not be mended.",
+            count(u64::from(record.outcome == DutyOutcome::Alarm)),
         );
     }
     let own = snapshot.view.reports.get(&snapshot.node);
@@ -256,6 +281,11 @@ fn archive(page: &mut Page, facts: &Facts<'_>) {
             count(missing),
         );
     }
+    page.gauge(
+        "pgctl_archive_given_up_segments",
+        "Segments that this node did not archive because wal_queue_max_bytes was exceeded, since its agent started.",
+        count(report.given_up),
+    );
 }
 
 fn vitals(page: &mut Page, vitals: &Vitals) {

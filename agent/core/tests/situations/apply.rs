@@ -256,13 +256,18 @@ fn any_proof() -> impl Strategy<Value = StonithProof> {
 }
 
 fn any_duty() -> impl Strategy<Value = DutyChange> {
-    let kind = prop_oneof![Just(DutyKind::Backup), Just(DutyKind::Drill)];
+    let kind = prop_oneof![
+        Just(DutyKind::Backup),
+        Just(DutyKind::Drill),
+        Just(DutyKind::Verify)
+    ];
     let outcome = prop_oneof![
         Just(DutyOutcome::Done),
         Just(DutyOutcome::Failed),
-        Just(DutyOutcome::Lost)
+        Just(DutyOutcome::Lost),
+        Just(DutyOutcome::Alarm)
     ];
-    (kind, any_node(), 0..3_u64, 0..3_u32, 0..4_u8, outcome).prop_map(
+    (kind, any_node(), 0..3_u64, 0..3_u32, 0..5_u8, outcome).prop_map(
         |(kind, node, due, attempt, what, outcome)| {
             let (id, due) = (format!("{due}-{attempt}"), WallTime(due));
             match what {
@@ -291,6 +296,11 @@ fn any_duty() -> impl Strategy<Value = DutyChange> {
                         outcome,
                         text: String::new(),
                     },
+                },
+                3 => DutyChange::Order {
+                    kind,
+                    why: String::new(),
+                    at: due,
                 },
                 _ => DutyChange::Skip {
                     kind,

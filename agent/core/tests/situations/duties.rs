@@ -356,3 +356,119 @@ fn a_failover_comes_first() {
     }
     assert_eq!(decide(&view).rule, "ask-the-voters");
 }
+
+#[test]
+fn what_needs_no_server_is_done_by_a_node_that_no_backup_would_be_taken_from() {
+    let state = scheduled(|settings| {
+        settings.backup_schedule.clear();
+        settings.verify_schedule = "0 2 * * *".to_owned();
+        settings.backup_lag_bytes = 0;
+    });
+    let mut behind = reports();
+    behind.retain(|report| report.node != N2);
+    let duty = claim(&seen(&state, behind, after(MINUTE)));
+    assert_eq!((duty.kind, duty.node), (DutyKind::Verify, N3));
+    let mut alone = reports();
+    alone.retain(|report| report.node == N1);
+    assert_eq!(
+        claim(&seen(&state, alone, after(MINUTE))).node,
+        N1,
+        "the primary, if need be"
+    );
+    let mut without = reports();
+    for report in &mut without {
+        report.archive = None;
+    }
+    let waits = decide(&seen(&state, without, after(MINUTE)));
+    assert_eq!(waits.rule, "duty-waits");
+}
+
+#[test]
+fn what_waits_for_a_standby_holds_nothing_else_up() {
+    let state = scheduled(|settings| {
+        settings.backup_lag_bytes = 100;
+        settings.expire_schedule = "0 2 * * *".to_owned();
+    });
+    let mut behind = reports();
+    for report in behind.iter_mut().filter(|report| report.node != N1) {
+        *report = archiving(crate::fixtures::report(report.node, standby(at(2, 1), true)));
+    }
+    assert_eq!(claim(&seen(&state, behind, after(MINUTE))).kind, DutyKind::Expire);
+}
+
+#[test]
+fn an_alarm_is_told_and_not_tried_again() {
+    let mut state = scheduled(|settings| {
+        settings.backup_schedule.clear();
+        settings.verify_schedule = "0 2 * * *".to_owned();
+    });
+    let duty = claim(&seen(&state, reports(), after(MINUTE)));
+    apply(&mut state, DutyChange::Claim { duty: duty.clone() }).expect("claimed");
+    apply(&mut state, ended(&duty, DutyOutcome::Alarm, after(2 * MINUTE))).expect("ended");
+    assert!(changes(&seen(&state, reports(), after(HOUR))).is_empty());
+    assert!(
+        !state.duties.last_done.contains_key(&DutyKind::Verify),
+        "it is no success"
+    );
+    assert!(state.events.iter().any(|event| event.kind == "verify-alarm"));
+}
+
+#[test]
+fn what_was_ordered_is_done_without_a_schedule_and_until_it_comes_off() {
+    let mut state = scheduled(|settings| settings.backup_schedule.clear());
+    let order = |at| DutyChange::Order {
+        kind: DutyKind::Backup,
+        why: "a hole".to_owned(),
+        at,
+    };
+    assert_eq!(apply(&mut state, order(after(0))), Ok(Applied::Done));
+    assert_eq!(apply(&mut state, order(after(1))), Ok(Applied::Unchanged), "once");
+    let mut wall = after(MINUTE);
+    for attempt in 1..=8 {
+        let duty = claim(&seen(&state, reports(), wall));
+        assert_eq!((duty.due, duty.attempt), (after(0), attempt));
+        apply(&mut state, DutyChange::Claim { duty: duty.clone() }).expect("claimed");
+        apply(&mut state, ended(&duty, DutyOutcome::Failed, wall)).expect("ended");
+        wall = WallTime(wall.0 + 30 * MINUTE);
+    }
+    // Days later as well, and though a later time has been seen to.
+    wall = WallTime(wall.0 + 72 * HOUR);
+    state
+        .duties
+        .handled
+        .insert(DutyKind::Backup, WallTime(wall.0 - MINUTE));
+    let duty = claim(&seen(&state, reports(), wall));
+    apply(&mut state, DutyChange::Claim { duty: duty.clone() }).expect("claimed");
+    apply(
+        &mut state,
+        ended(
+            &Duty {
+                claimed_at: wall,
+                ..duty
+            },
+            DutyOutcome::Done,
+            wall,
+        ),
+    )
+    .expect("ended");
+    assert!(state.duties.ordered.is_empty());
+    assert!(changes(&seen(&state, reports(), WallTime(wall.0 + HOUR))).is_empty());
+}
+
+#[test]
+fn a_backup_that_began_before_the_order_is_not_what_was_ordered() {
+    let mut state = scheduled(|_| ());
+    let duty = claim(&seen(&state, reports(), after(MINUTE)));
+    apply(&mut state, DutyChange::Claim { duty: duty.clone() }).expect("claimed");
+    let order = DutyChange::Order {
+        kind: DutyKind::Backup,
+        why: "a hole".to_owned(),
+        at: after(2 * MINUTE),
+    };
+    apply(&mut state, order).expect("ordered");
+    apply(&mut state, ended(&duty, DutyOutcome::Done, after(3 * MINUTE))).expect("ended");
+    assert_eq!(
+        claim(&seen(&state, reports(), after(4 * MINUTE))).due,
+        after(2 * MINUTE)
+    );
+}

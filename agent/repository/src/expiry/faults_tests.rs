@@ -165,7 +165,7 @@ async fn shape(inner: &InMemory) -> Vec<String> {
 }
 
 async fn run(repository: &Repository, now_ms: i64) -> Result<Expiry, Error> {
-    expire(repository, &line(), &policy(1), now_ms, false).await
+    expire(repository, &line(), &policy(1), now_ms, &[], false).await
 }
 
 #[tokio::test]
@@ -173,7 +173,7 @@ async fn what_goes_is_marked_and_goes_a_grace_later() {
     let inner = base().await;
     let repository = open(&inner).await;
     let before = keys(&inner).await;
-    let preview = expire(&repository, &line(), &policy(1), later(3), true)
+    let preview = expire(&repository, &line(), &policy(1), later(3), &[], true)
         .await
         .expect("previews");
     assert_eq!(keys(&inner).await, before, "a preview changes nothing");
@@ -455,4 +455,48 @@ async fn a_backup_that_was_taken_for_given_up_is_not_finished_without_its_conten
     assert!(late.is_err(), "{late:?}");
     let left = backups(&repository, &line()).await.expect("lists");
     assert!(!left.iter().any(|entry| entry.id == "slow"));
+}
+
+#[tokio::test]
+async fn a_backup_that_is_being_made_is_left_alone_however_long_it_takes() {
+    let inner = base().await;
+    let repository = open(&inner).await;
+    let goes = |busy: &'static [&'static str]| {
+        let (repository, busy) = (
+            repository.clone(),
+            busy.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>(),
+        );
+        async move {
+            // By the store's clock all of it was written just now: so late that this is long ago.
+            let seen = expire(&repository, &line(), &policy(0), i64::MAX / 2, &busy, true).await;
+            let going = seen.expect("previews").going.into_iter();
+            going.map(|going| going.backup).collect::<Vec<String>>()
+        }
+    };
+    assert_eq!(goes(&[]).await, ["f1", "i1", "f2", "debris"]);
+    assert_eq!(
+        goes(&["debris"]).await,
+        ["f1", "i1", "f2"],
+        "nothing but parts so far"
+    );
+    assert_eq!(
+        goes(&["i1"]).await,
+        ["f2", "debris"],
+        "it waits for its WAL; and what it is made of"
+    );
+    expire(
+        &repository,
+        &line(),
+        &policy(0),
+        i64::MAX / 2,
+        &["f2".to_owned(), "debris".to_owned()],
+        false,
+    )
+    .await
+    .expect("goes");
+    assert_eq!(
+        check_whole(&repository, "busy").await,
+        BTreeSet::from(["f2".to_owned(), "f3".to_owned()])
+    );
+    assert!(keys(&inner).await.contains(&line().part("debris", 0)));
 }

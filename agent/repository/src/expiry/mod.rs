@@ -83,7 +83,8 @@ pub struct Expiry {
     pub after: Vec<Window>,
 }
 
-/// Looks at a line of a repository, and marks and deletes what `policy` does not keep; with `preview`, nothing.
+/// Looks at a line of a repository, and marks and deletes what `policy` does not keep; with `preview`, nothing. The backups
+/// `busy` are under way, as the cluster says; without its word what nobody has written to for two days is taken for given up.
 ///
 /// # Errors
 /// The store does not answer, or something in the catalogue is damaged. What was begun is gone on with by the next run.
@@ -92,9 +93,10 @@ pub async fn expire(
     line: &Line,
     policy: &Policy,
     now_ms: i64,
+    busy: &[String],
     preview: bool,
 ) -> Result<Expiry, Error> {
-    let seen = Seen::look(repository, line).await?;
+    let seen = Seen::look(repository, line, busy).await?;
     let verdict = seen.judge(policy, now_ms);
     let mut expiry = Expiry {
         going: going(&seen, &verdict, policy, now_ms),
@@ -119,7 +121,7 @@ pub async fn expire(
     sweeper.mark(&seen, &expiry).await?;
     sweeper.sweep_backups(&seen, &expiry.going).await?;
     // What is there now decides on WAL, not what was there when the backups were judged.
-    let seen = Seen::look(repository, line).await?;
+    let seen = Seen::look(repository, line, busy).await?;
     let verdict = seen.judge(policy, now_ms);
     wal::mark_and_sweep(&mut sweeper, &seen, &verdict).await?;
     expiry.deleted = sweeper.deleted;

@@ -16,6 +16,8 @@ pub(super) struct Seen {
     pub inventory: Inventory,
     pub pins: Vec<Pin>,
     pub proofs: Vec<Proof>,
+    /// Backups whose making is under way.
+    pub busy: Vec<String>,
     pub tombstones: BTreeMap<String, Tombstone>,
     /// Backups whose deletion has begun, and when, by the store's clock.
     pub begun: BTreeMap<String, i64>,
@@ -30,7 +32,7 @@ pub(super) struct Unfinished {
 }
 
 impl Seen {
-    pub(super) async fn look(repository: &Repository, line: &Line) -> Result<Seen, Error> {
+    pub(super) async fn look(repository: &Repository, line: &Line, busy: &[String]) -> Result<Seen, Error> {
         let folders = repository.list(&line.backups()).await?;
         let backups = backups(repository, line).await?;
         let begins_with = format!("{}/", line.backups());
@@ -58,6 +60,7 @@ impl Seen {
             inventory: inventory(repository, line).await?,
             pins: pins(repository, line).await?,
             proofs: proofs(repository, line).await?,
+            busy: busy.to_vec(),
             tombstones: tombstones
                 .into_iter()
                 .map(|(_, stone)| (stone.backup.clone(), stone))
@@ -76,6 +79,7 @@ impl Seen {
                 inventory: &self.inventory,
                 pins: &self.pins,
                 proofs: &self.proofs,
+                busy: &self.busy,
                 now_ms,
             },
         )
@@ -104,7 +108,7 @@ impl Seen {
         let given_up = self
             .unfinished
             .iter()
-            .filter(move |(_, one)| one.newest_ms < since);
+            .filter(move |(id, one)| one.newest_ms < since && !self.busy.contains(id));
         given_up.map(|(id, one)| (id, one.stored_bytes))
     }
 

@@ -134,6 +134,7 @@ impl Sweeper<'_> {
                 inventory: &seen.inventory,
                 pins: &pins,
                 proofs: &proofs,
+                busy: &seen.busy,
                 now_ms: self.now_ms,
             },
         );

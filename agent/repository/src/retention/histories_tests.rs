@@ -211,6 +211,7 @@ impl World {
                 inventory: &self.inventory,
                 pins: &self.pins,
                 proofs: &self.proofs,
+                busy: &[],
                 now_ms: self.now_ms,
             },
         )
@@ -371,6 +372,7 @@ fn check(seed: u64) {
             inventory: &left,
             pins: &world.pins,
             proofs: &world.proofs,
+            busy: &[],
             now_ms: world.now_ms,
         },
     );

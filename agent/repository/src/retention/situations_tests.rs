@@ -76,6 +76,7 @@ impl Scene {
                 inventory: &self.inventory,
                 pins: &self.pins,
                 proofs: &self.proofs,
+                busy: &[],
                 now_ms: i64::try_from(self.now_hour).expect("hours") * HOUR,
             },
         )

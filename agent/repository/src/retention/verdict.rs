@@ -20,6 +20,8 @@ pub struct Facts<'a> {
     pub inventory: &'a Inventory,
     pub pins: &'a [Pin],
     pub proofs: &'a [Proof],
+    /// Backups that somebody is at: their claim stands.
+    pub busy: &'a [String],
     /// The wall clock, ms since 1970.
     pub now_ms: i64,
 }
@@ -48,6 +50,8 @@ pub enum Reason {
     NewestProven,
     /// It lacks WAL, which may still come.
     WaitingForWal,
+    /// Its making is under way: the cluster says so.
+    UnderWay,
     /// The named backup is an increment of it.
     NeededBy(String),
 }
@@ -107,6 +111,7 @@ pub fn decide(policy: &Policy, facts: &Facts<'_>) -> Verdict {
     }
     docket.keep_pinned();
     docket.keep_young();
+    docket.keep_busy();
     docket.keep_chains();
     let wal = docket.wal_that_goes();
     let mut verdict = Verdict {
@@ -270,6 +275,14 @@ impl Docket<'_> {
         let waiting: Vec<String> = waiting.map(|entry| entry.id.clone()).collect();
         for id in waiting {
             self.keep(&id, Reason::WaitingForWal);
+        }
+    }
+
+    fn keep_busy(&mut self) {
+        for id in self.facts.busy {
+            if self.facts.backups.iter().any(|entry| entry.id == *id) {
+                self.keep(id, Reason::UnderWay);
+            }
         }
     }
 

@@ -360,7 +360,7 @@ async fn expiry_takes_the_data_keys_of_what_goes_and_no_others() {
         ..Policy::default()
     };
     // All of them ended at the same moment: the last by name stays.
-    let done = expire(&opened, &line(), &policy, i64::MAX / 2, false)
+    let done = expire(&opened, &line(), &policy, i64::MAX / 2, &[], false)
         .await
         .expect("runs");
     assert_eq!(
@@ -373,11 +373,54 @@ async fn expiry_takes_the_data_keys_of_what_goes_and_no_others() {
         yearly: 1,
         ..policy
     };
-    let done = expire(&opened, &line(), &daily, i64::MAX / 2, false)
+    let done = expire(&opened, &line(), &daily, i64::MAX / 2, &[], false)
         .await
         .expect("runs");
     assert_eq!(done.deleted.backups.len(), 2, "{done:?}");
     assert_eq!(shown(&rig.verify(1).await), []);
     let keys = fs::read_dir(rig.path(1, &line().keys())).expect("keys").count();
     assert_eq!(keys, 2, "one for WAL, and the backup's own");
+}
+
+#[tokio::test]
+async fn a_backup_whose_writer_died_between_the_repositories_is_taken_up() {
+    let rig = Rig::new().await;
+    let (id, ids) = ("b1", ["b0".to_owned(), "b1".to_owned()]);
+    let taken = async || {
+        let taken = crate::take_up(&rig.repositories, &line(), &ids).await;
+        taken.expect("answers").map(|entry| entry.id)
+    };
+    let lose = |key: String| fs::remove_file(rig.path(1, &key)).expect("it was there");
+    assert_eq!(taken().await.as_deref(), Some(id), "it is everywhere");
+    lose(line().backup(id));
+    assert_eq!(taken().await.as_deref(), Some(id));
+    let entry = crate::backups(&rig.repositories[1], &line())
+        .await
+        .expect("lists")
+        .remove(0);
+    assert_eq!(
+        crate::backups(&rig.repositories[0], &line())
+            .await
+            .expect("lists"),
+        [entry]
+    );
+    // Retention is at it.
+    lose(line().backup(id));
+    rig.repositories[1]
+        .create_json(line().sweep(id), crate::Kind::Mark, id, &())
+        .await
+        .expect("is marked");
+    assert_eq!(taken().await, None);
+    rig.repositories[1]
+        .delete(&line().sweep(id))
+        .await
+        .expect("is deleted");
+    lose(line().part(id, 1));
+    assert_eq!(taken().await, None, "half of it is there");
+    assert_eq!(
+        crate::backups(&rig.repositories[1], &line())
+            .await
+            .expect("lists"),
+        []
+    );
 }

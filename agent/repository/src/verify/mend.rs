@@ -4,6 +4,7 @@ use super::{Finding, Wrong};
 use crate::catalogue::Catalogue;
 use crate::envelope::{self, Header, Kind, hash};
 use crate::error::Error;
+use crate::inventory::inventory;
 use crate::layout::Line;
 use crate::page_header::check_segment;
 use crate::repository::Repository;
@@ -67,6 +68,43 @@ pub async fn mend(
         }
     }
     Ok(mended)
+}
+
+/// Mends one segment that whoever fetched it found damaged or missing; whether it was mended. One that is only not there yet,
+/// at the end of the archive, or that retention has deleted, is let be.
+///
+/// # Errors
+/// The repository does not answer, or does not take it.
+pub async fn mend_segment(
+    repository: &Repository,
+    line: &Line,
+    sources: &[Repository],
+    segment: Segment,
+) -> Result<bool, Error> {
+    let key = line.segment(segment);
+    let wrong = match repository.read(&key).await {
+        Ok(_) => return Ok(false),
+        Err(error) if error.is_missing() => {
+            let there = inventory(repository, line).await?;
+            let number = segment.number(there.segment_bytes);
+            let gaps = there.unexpected_gaps();
+            if !gaps.iter().any(|gap| gap.contains(segment.timeline, number)) {
+                return Ok(false);
+            }
+            Wrong::Missing
+        }
+        Err(Error::Damaged { .. }) => Wrong::Damaged,
+        Err(error) => return Err(error),
+    };
+    let mut findings = [Finding {
+        key,
+        wrong,
+        why: String::new(),
+        mended_from: None,
+    }];
+    mend(repository, line, sources, &mut findings)
+        .await
+        .map(|mended| mended > 0)
 }
 
 /// What two repositories have in common.

@@ -17,7 +17,7 @@ mod mend;
 mod pages;
 mod reading;
 
-pub use mend::mend;
+pub use mend::{mend, mend_segment};
 
 use crate::catalogue::{Catalogue, chain};
 use crate::error::Error;
@@ -266,6 +266,10 @@ fn look_for_holes(
     let holes = there.unexpected_gaps().into_iter().map(|gap| (gap, None));
     for (gap, entry) in spans.chain(holes.filter(|_| everywhere)) {
         for number in gap.first..=gap.last {
+            if entry.is_none() && there.was_given_up(gap.timeline, number) {
+                // It was told loudly, and nobody has it.
+                continue;
+            }
             let key = line.segment_key(&there.name_of(gap.timeline, number));
             let why = match entry {
                 Some(entry) => format!("backup {} needs it", entry.id),

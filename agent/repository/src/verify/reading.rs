@@ -40,14 +40,20 @@ impl<P: FnMut(u64, u64)> Reading<'_, P> {
             .iter()
             .partition(|listed| in_archives.contains(&listed.key));
         let (repository, line) = (self.repository, self.line);
-        let reads = single
+        let single: Vec<(String, u64)> = single
             .into_iter()
-            .map(|listed| async move { (listed, look(repository, line, &listed.key).await) });
+            .map(|listed| (listed.key.clone(), listed.bytes))
+            .collect();
+        // Owned, so that whoever reads may do so in a task of its own.
+        let reads = single.into_iter().map(|(key, bytes)| async move {
+            let looked = look(repository, line, &key).await;
+            (key, bytes, looked)
+        });
         let mut reads = futures::stream::iter(reads).buffer_unordered(AT_ONCE);
-        while let Some((listed, looked)) = reads.next().await {
-            self.tell(listed.bytes);
+        while let Some((key, bytes, looked)) = reads.next().await {
+            self.tell(bytes);
             if let Err((wrong, why)) = looked {
-                self.found.add(&listed.key, wrong, why);
+                self.found.add(&key, wrong, why);
             }
         }
         for entry in whole {

@@ -1,21 +1,17 @@
 //! `pgctl backup create`
 
 use crate::cli::Globals;
+use crate::commands::through::Through;
 use crate::failure::Failure;
 use crate::output::{self, Format, bytes};
 use crate::wall_time::span;
-use proto::archive::archive_client::ArchiveClient;
 use proto::archive::{BackupOutcome, BackupProgress, CreateBackupRequest};
-use proto::control::{Cluster, Member};
 use std::io::IsTerminal;
-use std::time::Duration;
-use tonic::transport::Endpoint;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The node whose server is copied, instead of the best standby
-    #[arg(long, value_name = "NODE")]
-    node: Option<String>,
+    #[command(flatten)]
+    through: Through,
     /// Read at most so many MB a second from the server
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(1..=1000))]
     max_rate_mb: Option<u32>,
@@ -26,21 +22,8 @@ pub struct Args {
 }
 
 pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
-    let cluster = globals.session()?.cluster().await?;
-    let member = match &args.node {
-        Some(name) => named(&cluster, name)?,
-        None => best(&cluster)?,
-    };
-    let unreachable = |error: String| Failure::Unreachable {
-        tried: vec![format!("{} ({}): {error}", member.name, member.peer)],
-    };
-    let endpoint = Endpoint::from_shared(format!("http://{}", member.peer))
-        .map_err(|error| unreachable(error.to_string()))?
-        .connect_timeout(Duration::from_secs(3));
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| unreachable(error.to_string()))?;
+    let mut chosen = args.through.connect(globals).await?;
+    let member = chosen.member.clone();
     let request = CreateBackupRequest {
         id: id(),
         max_rate_kb: args.max_rate_mb.map_or(0, |mb| mb * 1024),
@@ -52,7 +35,8 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
             next: "the backup goes on without this command: see `pgctl backup list`".to_owned(),
         })
     };
-    let mut stream = ArchiveClient::new(channel)
+    let mut stream = chosen
+        .client
         .create_backup(request)
         .await
         .map_err(of)?
@@ -67,27 +51,6 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     Err(Failure::Unknown {
         message: format!("the agent of {} stopped telling", member.name),
         next: "see `pgctl backup list`".to_owned(),
-    })
-}
-
-pub fn named<'a>(cluster: &'a Cluster, name: &str) -> Result<&'a Member, Failure> {
-    let found = cluster.members.iter().find(|member| member.name == name);
-    found.ok_or_else(|| Failure::usage(format!("there is no node {name}: see `pgctl list`")))
-}
-
-/// The standby that is least behind; the primary if there is none.
-pub fn best(cluster: &Cluster) -> Result<&Member, Failure> {
-    let standbys = cluster
-        .members
-        .iter()
-        .filter(|member| member.role == "standby" && member.state == "streaming" && !member.maintenance);
-    let standby = standbys.min_by_key(|member| (member.replay_lag_bytes.unwrap_or(u64::MAX), member.id));
-    let primary = cluster.members.iter().find(|member| member.role == "primary");
-    standby.or(primary).ok_or_else(|| {
-        Failure::refused(
-            "no-server",
-            "there is neither a standby that streams nor a primary: see `pgctl list`",
-        )
     })
 }
 

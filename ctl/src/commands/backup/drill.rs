@@ -1,16 +1,14 @@
 //! `pgctl backup drill`
 
-use super::create::{best, id, named};
+use super::create::id;
 use crate::cli::Globals;
+use crate::commands::through::Through;
 use crate::failure::Failure;
 use crate::output::{self, Format, bytes, text_or_dash};
 use crate::wall_time::span;
 use clap::ArgGroup;
-use proto::archive::archive_client::ArchiveClient;
 use proto::archive::{DrillOutcome, DrillRequest};
 use std::io::IsTerminal;
-use std::time::Duration;
-use tonic::transport::Endpoint;
 
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("which").args(["latest", "random"]))]
@@ -21,42 +19,20 @@ pub struct Args {
     /// Any backup, to a point on the way
     #[arg(long)]
     random: bool,
-    /// The node that does it, instead of the best standby's
-    #[arg(long, value_name = "NODE")]
-    node: Option<String>,
+    #[command(flatten)]
+    through: Through,
 }
 
 pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
-    let cluster = globals.session()?.cluster().await?;
-    let member = match &args.node {
-        Some(name) => named(&cluster, name)?,
-        None => best(&cluster)?,
-    };
-    let unreachable = |error: String| Failure::Unreachable {
-        tried: vec![format!("{} ({}): {error}", member.name, member.peer)],
-    };
-    let endpoint = Endpoint::from_shared(format!("http://{}", member.peer))
-        .map_err(|error| unreachable(error.to_string()))?
-        .connect_timeout(Duration::from_secs(3));
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| unreachable(error.to_string()))?;
+    let mut chosen = args.through.connect(globals).await?;
     let request = DrillRequest {
         id: format!("drill-{}", id()),
         random: args.random,
     };
-    let of = |status: tonic::Status| {
-        Failure::of_agent(&status)
-            .unwrap_or_else(|| Failure::local(format!("{}: {}", member.name, status.message())))
-    };
-    let mut stream = ArchiveClient::new(channel)
-        .drill(request)
-        .await
-        .map_err(of)?
-        .into_inner();
-    eprintln!("drill on {}", member.name);
-    while let Some(progress) = stream.message().await.map_err(of)? {
+    let asked = chosen.client.drill(request).await;
+    let mut stream = asked.map_err(|status| chosen.failed(&status))?.into_inner();
+    eprintln!("drill on {}", chosen.member.name);
+    while let Some(progress) = stream.message().await.map_err(|status| chosen.failed(&status))? {
         if std::io::stderr().is_terminal() && progress.outcome.is_none() {
             eprintln!("{} ({})", progress.phase, span(progress.elapsed_ms));
         }
@@ -64,10 +40,7 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
             return end(globals.output, outcome);
         }
     }
-    Err(Failure::local(format!(
-        "the agent of {} stopped telling",
-        member.name
-    )))
+    Err(chosen.fell_silent())
 }
 
 fn end(format: Format, outcome: &DrillOutcome) -> Result<(), Failure> {

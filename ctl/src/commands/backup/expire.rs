@@ -1,5 +1,7 @@
 //! `pgctl backup expire`
 
+use super::schedule;
+use crate::cli::Globals;
 use crate::failure::Failure;
 use crate::output::{self, Format, bytes};
 use crate::repositories::{Opened, Which, refused};
@@ -45,16 +47,33 @@ struct Done {
     expiry: Expiry,
 }
 
-pub async fn run(format: Format, args: &Args) -> Result<(), Failure> {
+pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
+    let format = globals.output;
+    let under_way = match schedule::under_way(globals).await {
+        Ok(under_way) => under_way,
+        Err(_) => {
+            eprintln!(
+                "no agent says which backups are being made: what nobody has written to for two days is taken for given up"
+            );
+            Vec::new()
+        }
+    };
     let mut done = Vec::new();
     for opened in args.which.open_each().await? {
         let Some(policy) = policy(args, &opened)? else {
             eprintln!("repository {} has no retention: nothing goes", opened.config.name);
             continue;
         };
-        let expiry = expire(&opened.repository, &opened.line, &policy, now_ms(), args.preview)
-            .await
-            .map_err(refused)?;
+        let expiry = expire(
+            &opened.repository,
+            &opened.line,
+            &policy,
+            now_ms(),
+            &under_way,
+            args.preview,
+        )
+        .await
+        .map_err(refused)?;
         done.push(Done {
             repository: opened.config.name,
             preview: args.preview,
@@ -182,6 +201,7 @@ fn reason(reason: &Reason) -> String {
         Reason::Newest => "the newest that is complete".to_owned(),
         Reason::NewestProven => "the newest that was proven".to_owned(),
         Reason::WaitingForWal => "its WAL may still come".to_owned(),
+        Reason::UnderWay => "it is being made".to_owned(),
         Reason::NeededBy(id) => format!("{id} is an increment of it"),
     }
 }

@@ -14,11 +14,21 @@ const WITHIN: Duration = Duration::from_secs(5);
 const SHOWN: usize = 10;
 
 pub async fn show(globals: &Globals) -> Result<(), Failure> {
+    print(globals.output, &asked(globals).await?)
+}
+
+/// What the cluster has given to a node, by name: backups among it that are not finished yet.
+pub async fn under_way(globals: &Globals) -> Result<Vec<String>, Failure> {
+    let work = asked(globals).await?.work.into_iter();
+    Ok(work.filter_map(|work| Some(work.running?.id)).collect())
+}
+
+async fn asked(globals: &Globals) -> Result<ScheduleReply, Failure> {
     let cluster = globals.session()?.cluster().await?;
     let mut silent = Vec::new();
     for member in &cluster.members {
         match ask(&member.peer).await {
-            Ok(reply) => return print(globals.output, &reply),
+            Ok(reply) => return Ok(reply),
             Err(error) => silent.push(format!("{} ({}): {error}", member.name, member.peer)),
         }
     }

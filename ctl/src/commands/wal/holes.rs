@@ -67,6 +67,9 @@ pub async fn run(format: Format, which: &Which) -> Result<(), Failure> {
                     time(hole.after_ms),
                     time(hole.before_ms)
                 ))?;
+                if let Some(why) = &hole.given_up {
+                    output::line(format!("        {why}"))?;
+                }
             }
         }
     }

@@ -3,10 +3,12 @@
 use crate::scene::{RECOVERY, Scene, check};
 use anyhow::{Context, Result, ensure};
 use lab::{Cluster, DEADLINE, Host, Lab, Mono, binaries, sql, wait_until};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// An empty place for a repository.
 pub fn place(lab: &Lab) -> Result<PathBuf> {
@@ -65,6 +67,29 @@ impl Rescue {
             &sockets,
         ];
         self.run(&binaries::ours("pgctl")?, &[&fixed, target].concat())
+    }
+
+    /// Begins a restore and kills it after a while; whether it leaves what a server would start from without recovering. What it
+    /// leaves is removed.
+    pub(crate) fn restore_killed_after(&self, pause: Duration) -> Result<bool> {
+        let (config, into) = (self.config.display().to_string(), self.into.display().to_string());
+        let words = ["restore", "--config", &config, "--into", &into];
+        let pgctl = binaries::ours("pgctl")?;
+        let log = self.host.dir().join("killed.log");
+        let mut run = self.host.run(self.lab.servers_run_as(), &log, &pgctl, &words)?;
+        std::thread::sleep(pause);
+        let over = run.ended()?.is_some();
+        if !over {
+            run.signal(Signal::SIGKILL)?;
+        }
+        // The control file comes last: without it nothing starts, and with it the server has to know that it recovers.
+        let has = |file: &str| self.into.join(file).exists();
+        let promotes_early = has("global/pg_control") && !has("recovery.signal");
+        fs::remove_dir_all(&self.into).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
+        Ok(promotes_early)
     }
 
     fn start_only(&self) -> Result<()> {

@@ -1,14 +1,16 @@
 //! Standbys that fetch WAL: one that fell behind comes back without a copy, and a store that hangs holds nobody up.
 
-use crate::archive::{archived_up_to_now, place};
+use crate::archive::{archived_up_to_now, newest_segment, place};
 use crate::orders::events;
 use crate::rejoin::{diverge, the_table_is_nowhere};
 use crate::scene::{RECOVERY, Scene, check};
 use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Lab, Mono, sql, wait_until};
+use scripted_store::ScriptedStore;
 use serde_json::Value;
 use std::fs;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// More than a server keeps for a rewind (256 MiB) and for a slot (64 MiB here), in segments of 16 MiB.
@@ -30,9 +32,11 @@ async fn wal_status(cluster: &Cluster, node: &str) -> Result<Value> {
 async fn a_standby_whose_wal_is_gone_on_the_primary_comes_back_by_the_archive() -> Result<()> {
     let lab = Lab::new()?;
     let repository = place(&lab)?;
+    let far = ScriptedStore::start(lab.our_address()).await?;
     let cluster = Cluster::builder(&lab, "behind")
         .timing("lan-fast")
         .repository(&repository)
+        .bucket("far", &far.endpoint())
         .parameter("max_wal_size", "64MB")
         .parameter("min_wal_size", "32MB")
         .build()?;
@@ -60,8 +64,44 @@ async fn a_standby_whose_wal_is_gone_on_the_primary_comes_back_by_the_archive() 
         })
         .await?;
     }
+    // One that it will need is damaged in the repository that is asked first.
+    let folder = newest_segment(&repository)?
+        .parent()
+        .context("a folder")?
+        .to_owned();
+    let mut names: Vec<PathBuf> = fs::read_dir(&folder)?
+        .map(|it| Ok(it?.path()))
+        .collect::<Result<_>>()?;
+    names.sort();
+    let begun = names
+        .iter()
+        .position(|name| name.ends_with(&begun_at))
+        .context("it is archived")?;
+    let needed = &names[begun + 3];
+    let mut damaged = fs::read(needed)?;
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    fs::write(needed, &damaged)?;
     scene.cluster.node_mut(&late).start().await?;
     scene.cluster.wait_all_in_sync(RECOVERY).await?;
+    wait_until("whoever found it damaged has mended it", RECOVERY, || async {
+        ensure!(
+            fs::read(needed).is_ok_and(|now| now != damaged),
+            "it is as it was"
+        );
+        Ok(())
+    })
+    .await?;
+    let config = scene
+        .cluster
+        .node("n1")
+        .host()
+        .dir()
+        .join("node.toml")
+        .display()
+        .to_string();
+    let verify = ["backup", "verify", "--repository", "main", "--config", &config];
+    scene.cluster.pgctl_ok(&verify).await?;
     let status = wal_status(&scene.cluster, &late).await?;
     let fetched = |field: &str| status[field].as_u64().unwrap_or(0);
     ensure!(
@@ -81,35 +121,11 @@ async fn a_store_that_hangs_does_not_hold_a_failover_up() -> Result<()> {
     let repository = place(&lab)?;
     // It takes every connection and never says a word.
     let hung = TcpListener::bind((lab.our_address(), 0))?;
-    let mut cluster = Cluster::builder(&lab, "hungstore")
+    let cluster = Cluster::builder(&lab, "hungstore")
         .timing("lan-fast")
         .repository(&repository)
+        .bucket("far", &format!("http://{}", hung.local_addr()?))
         .build()?;
-    let mut far = toml::Table::new();
-    far.insert("name".to_owned(), "far".into());
-    let mut s3 = toml::Table::new();
-    for (key, value) in [
-        ("bucket", "b".to_owned()),
-        ("region", "us-east-1".to_owned()),
-        ("endpoint", format!("http://{}", hung.local_addr()?)),
-        ("access_key_id", "id".to_owned()),
-        ("secret_access_key", "secret".to_owned()),
-    ] {
-        s3.insert(key.to_owned(), value.into());
-    }
-    far.insert("s3".to_owned(), s3.into());
-    let names: Vec<String> = cluster
-        .nodes()
-        .iter()
-        .map(|node| node.name().to_owned())
-        .collect();
-    for name in &names {
-        let archive = &mut cluster.node_mut(name).config.archive;
-        let repositories = archive
-            .get_mut("repositories")
-            .and_then(toml::Value::as_array_mut);
-        repositories.context("a repository")?.push(far.clone().into());
-    }
     let mut scene = Scene::of(cluster).await?;
     let first = scene.first.clone();
     let off: Mono = scene.cluster.node_mut(&first).power_off()?;

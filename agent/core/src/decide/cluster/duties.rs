@@ -21,6 +21,8 @@ const LOST_AFTER: Duration = Duration::from_secs(30);
 const SEALED_LOST_AFTER: Duration = Duration::from_secs(180);
 /// How long after an attempt that failed the next one follows, times their number; milliseconds.
 const RETRY_MS: u64 = 15_000;
+/// And no longer than this after it: what was ordered is tried until it comes off.
+const RETRY_LONGEST_MS: u64 = 1_800_000;
 /// After so many attempts a due time is given up.
 const ATTEMPTS: u32 = 5;
 /// A primary is taken instead of a standby only so long after the due time; milliseconds.
@@ -31,12 +33,21 @@ pub(super) fn decide(view: &CoordinatorView<'_>) -> Option<Decision<ClusterActio
     if view.state.pause.is_some() {
         return None;
     }
-    DutyKind::ALL
+    let decided = DutyKind::ALL
         .into_iter()
-        .find_map(|kind| match view.state.duties.running.get(&kind) {
+        .filter_map(|kind| match view.state.duties.running.get(&kind) {
             Some(running) => watch(view, running),
             None => begin(view, kind),
-        })
+        });
+    // What waits for a node holds nothing else up.
+    let mut waits = None;
+    for decision in decided {
+        if !decision.actions.is_empty() {
+            return Some(decision);
+        }
+        waits = waits.or(Some(decision));
+    }
+    waits
 }
 
 /// Takes a claim away from a node that is lost, or that forgot it.
@@ -80,36 +91,18 @@ pub fn is_heard_of(duty: &Duty, report: Option<&NodeReport>) -> bool {
 }
 
 fn begin(view: &CoordinatorView<'_>, kind: DutyKind) -> Option<Decision<ClusterAction>> {
-    let settings = &view.state.settings;
-    // Settings are checked before they are taken.
-    let schedule = Schedule::parse(kind.schedule(settings)).ok().flatten()?;
-    let since = view.state.duties.since.get(&kind).copied().unwrap_or_default();
-    let due = WallTime(schedule.last_due(view.wall.0, since.0)?);
-    if view.state.duties.is_handled(kind, due, view.wall) {
-        return None;
-    }
-    let late = view.wall.0 - due.0;
-    if late < jitter_ms(&view.state.cluster_id, due, settings) {
-        return None;
-    }
-    let skip = |why: String| {
-        let at = view.wall;
-        Some(change("duty-skipped", DutyChange::Skip { kind, due, why, at }))
+    let due = match view.state.duties.ordered.get(&kind) {
+        Some(order) => order.at,
+        None => match scheduled(view, kind)? {
+            Scheduled::Due(due) => due,
+            Scheduled::Over(decision) => return Some(*decision),
+        },
     };
+    let late = view.wall.0.saturating_sub(due.0);
     let attempts = view.state.duties.attempts(kind, due);
-    let window_ms = settings.backup_window_minutes.saturating_mul(60_000);
-    if late >= window_ms {
-        return skip(format!(
-            "it was due {} min ago, and backup_window_minutes is {}",
-            late / 60_000,
-            settings.backup_window_minutes
-        ));
-    }
-    if attempts >= ATTEMPTS {
-        return skip(format!("{attempts} attempts did not come off"));
-    }
     let last = view.state.duties.attempts_for(kind, due).last();
-    if last.is_some_and(|last| view.wall.0 < last.ended.0.saturating_add(RETRY_MS * u64::from(attempts))) {
+    let pause = RETRY_MS.saturating_mul(u64::from(attempts)).min(RETRY_LONGEST_MS);
+    if last.is_some_and(|last| view.wall.0 < last.ended.0.saturating_add(pause)) {
         return None;
     }
     match candidate(view, kind, due, late) {
@@ -137,6 +130,46 @@ fn begin(view: &CoordinatorView<'_>, kind: DutyKind) -> Option<Decision<ClusterA
             ),
         )),
     }
+}
+
+/// What the schedule says.
+enum Scheduled {
+    Due(WallTime),
+    /// It was due, and is not done.
+    Over(Box<Decision<ClusterAction>>),
+}
+
+fn scheduled(view: &CoordinatorView<'_>, kind: DutyKind) -> Option<Scheduled> {
+    let settings = &view.state.settings;
+    // Settings are checked before they are taken.
+    let schedule = Schedule::parse(kind.schedule(settings)).ok().flatten()?;
+    let since = view.state.duties.since.get(&kind).copied().unwrap_or_default();
+    let due = WallTime(schedule.last_due(view.wall.0, since.0)?);
+    if view.state.duties.is_handled(kind, due, view.wall) {
+        return None;
+    }
+    let late = view.wall.0 - due.0;
+    if late < jitter_ms(&view.state.cluster_id, due, settings) {
+        return None;
+    }
+    let skip = |why: String| {
+        let at = view.wall;
+        let decision = change("duty-skipped", DutyChange::Skip { kind, due, why, at });
+        Some(Scheduled::Over(Box::new(decision)))
+    };
+    let window_ms = settings.backup_window_minutes.saturating_mul(60_000);
+    if late >= window_ms {
+        return skip(format!(
+            "it was due {} min ago, and backup_window_minutes is {}",
+            late / 60_000,
+            settings.backup_window_minutes
+        ));
+    }
+    let attempts = view.state.duties.attempts(kind, due);
+    if attempts >= ATTEMPTS {
+        return skip(format!("{attempts} attempts did not come off"));
+    }
+    Some(Scheduled::Due(due))
 }
 
 fn change(rule: &str, change: DutyChange) -> Decision<ClusterAction> {
@@ -168,6 +201,9 @@ fn candidate<'a>(
     due: WallTime,
     late: u64,
 ) -> Result<&'a NodeReport, String> {
+    if kind.needs_no_server() {
+        return any_node(view, kind, due);
+    }
     let settings = &view.state.settings;
     let holder = view.state.holder;
     let end = holder
@@ -223,7 +259,7 @@ fn candidate<'a>(
         BackupSourceRule::Any => true,
     };
     let primary = holder
-        .filter(|_| primary_may && kind == DutyKind::Backup)
+        .filter(|_| primary_may && kind != DutyKind::Drill)
         .and_then(|holder| view.fresh(holder))
         .filter(|report| archives(report) && well(report, settings));
     primary.ok_or_else(|| {
@@ -233,6 +269,34 @@ fn candidate<'a>(
             no.join("; ")
         }
     })
+}
+
+/// For what needs no server: a node with the repositories, the primary's last.
+fn any_node<'a>(
+    view: &'a CoordinatorView<'_>,
+    kind: DutyKind,
+    due: WallTime,
+) -> Result<&'a NodeReport, String> {
+    let state = &view.state;
+    let tried = |name: &str| {
+        state
+            .duties
+            .attempts_for(kind, due)
+            .any(|record| record.node == name)
+    };
+    let fit = state
+        .data_members()
+        .filter(|(id, _)| !state.maintenance.contains(id) && !state.fenced.contains_key(id))
+        .filter_map(|(id, member)| Some((view.fresh(id).filter(|report| archives(report))?, &member.name)));
+    let best = fit.min_by_key(|(report, name)| {
+        (
+            tried(name.as_str()),
+            state.holder == Some(report.node),
+            report.node,
+        )
+    });
+    best.map(|(report, _)| report)
+        .ok_or_else(|| "no node with a repository is heard of".to_owned())
 }
 
 /// Why a node is not asked; `None` if it may be.
