@@ -72,7 +72,11 @@ pub fn changes(files: &[(String, String)]) -> Result<Change, Vec<String>> {
     if refusals.is_empty() && change.tables.is_empty() {
         refusals.push("there is no ALTER TABLE in it: nothing is to be done".to_owned());
     }
-    if refusals.is_empty() { Ok(change) } else { Err(refusals) }
+    if refusals.is_empty() {
+        Ok(change)
+    } else {
+        Err(refusals)
+    }
 }
 
 fn take(change: &mut Change, statement: &Statement, comments: &[(usize, String)]) -> Result<(), String> {
@@ -190,7 +194,9 @@ mod tests {
         assert_eq!(amount.not_null, Some(true));
         assert_eq!(orders.columns["note"].rename.as_deref(), Some("remark"));
         assert_eq!(
-            change.tables[&Name::new(Some("s".to_owned()), "T")].rename.as_deref(),
+            change.tables[&Name::new(Some("s".to_owned()), "T")]
+                .rename
+                .as_deref(),
             Some("t")
         );
     }

@@ -53,14 +53,18 @@ pub fn contract(
         let next = match version.state {
             State::Expanding => "`pgctl ddl contract --back` removes it; or end its rollout first",
             State::Open => "contract it first",
-            State::Contracting => "some of its tables are as the new version has them: go on with `pgctl ddl contract`",
-            State::Contracted => "nothing but its views is left: `pgctl ddl contract --drop-views` removes them",
+            State::Contracting => {
+                "some of its tables are as the new version has them: go on with `pgctl ddl contract`"
+            }
+            State::Contracted => {
+                "nothing but its views is left: `pgctl ddl contract --drop-views` removes them"
+            }
         };
         return Err(vec![format!("{name} is {}: {next}", version.state.name())]);
     }
     let mut refusals = Vec::new();
     let mut left = Vec::new();
-    for (number, table) in expansion.tables.iter().enumerate() {
+    for table in &expansion.tables {
         let there = facts
             .tables
             .iter()
@@ -68,7 +72,7 @@ pub fn contract(
         match (how.keep, there) {
             (Keep::New, Some(there)) if is_as_it_was(table, there) => {
                 let former = since(table, there, version, versions, &mut refusals);
-                left.push((number, table, former));
+                left.push((still_there(table, there), former));
             }
             // This one was contracted by an attempt that did not come to its end.
             (Keep::New, _) if version.state == State::Contracting => {}
@@ -76,7 +80,7 @@ pub fn contract(
                 "{}: it is not as it was when the version was opened; look at it",
                 table.sql()
             )),
-            (Keep::Old, Some(_)) | (Keep::Tables, _) => left.push((number, table, Vec::new())),
+            (Keep::Old, Some(_)) | (Keep::Tables, _) => left.push((table.clone(), Vec::new())),
             (Keep::Old, None) => {}
         }
     }
@@ -87,7 +91,7 @@ pub fn contract(
     if let Some(seconds) = how.unused_for_s {
         steps.extend(watch(expansion, &left, how.keep, seconds, version.state));
     }
-    for (_, table, former) in &left {
+    for (table, former) in &left {
         steps.push(match how.keep {
             Keep::New => keep_new(expansion, table, former, how.unused_for_s),
             Keep::Old => keep_old(expansion, table, version.state, how.unused_for_s),
@@ -108,7 +112,10 @@ pub fn contract(
     });
     if how.keep != Keep::New {
         // What others have put there is not ours to drop: then the server says what it is.
-        end.insert(end.len() - 1, format!("DROP SCHEMA IF EXISTS {}", expansion.schema()));
+        end.insert(
+            end.len() - 1,
+            format!("DROP SCHEMA IF EXISTS {}", expansion.schema()),
+        );
     }
     steps.push(transaction(end, Vec::new(), Vec::new()));
     Ok(steps)
@@ -143,6 +150,23 @@ fn is_as_it_was(table: &Table, facts: &TableFacts) -> bool {
     })
 }
 
+/// Without what was dropped since, by whoever has carried it over: then it is not missed.
+fn still_there(table: &Table, facts: &TableFacts) -> Table {
+    let mut table = table.clone();
+    let indexes = |name: &String| facts.indexes.iter().any(|index| index.name == *name);
+    let constraints = |name: &String| {
+        facts
+            .constraints
+            .iter()
+            .any(|constraint| constraint.name == *name)
+    };
+    table.indexes.retain(|index| indexes(&index.twin));
+    table
+        .constraints
+        .retain(|constraint| constraints(&constraint.twin));
+    table
+}
+
 /// What has come to hang on the old columns since, and would be lost with them. The views of former versions are told.
 fn since(
     table: &Table,
@@ -160,7 +184,8 @@ fn since(
     };
     for (column, shadow) in table.shadows() {
         let number = facts.column(&column.name).map_or(0, |facts| facts.number);
-        let on_it = |columns: &Option<Vec<i32>>| columns.as_ref().is_some_and(|columns| columns.contains(&number));
+        let on_it =
+            |columns: &Option<Vec<i32>>| columns.as_ref().is_some_and(|columns| columns.contains(&number));
         for index in facts.indexes.iter().filter(|index| on_it(&index.columns)) {
             let known = table.indexes.iter().find(|known| known.name == index.name);
             let twin = known.and_then(|known| facts.indexes.iter().find(|facts| facts.name == known.twin));
@@ -169,18 +194,32 @@ fn since(
             }
         }
         for constraint in facts.constraints.iter().filter(|it| on_it(&it.columns)) {
-            let known = table.constraints.iter().find(|known| known.name == constraint.name);
-            let twin = known.and_then(|known| facts.constraints.iter().find(|facts| facts.name == known.twin));
+            let known = table
+                .constraints
+                .iter()
+                .find(|known| known.name == constraint.name);
+            let twin =
+                known.and_then(|known| facts.constraints.iter().find(|facts| facts.name == known.twin));
             if twin.is_none() {
                 refuse(format!("the constraint {}", constraint.name), &column.name);
             }
         }
         if let Some(proof) = &shadow.not_null
-            && !facts.constraints.iter().any(|it| it.name == *proof && it.validated)
+            && !facts
+                .constraints
+                .iter()
+                .any(|it| it.name == *proof && it.validated)
         {
-            refuse(format!("{proof}, which is not there or not validated,"), &shadow.name);
+            refuse(
+                format!("{proof}, which is not there or not validated,"),
+                &shadow.name,
+            );
         }
-        for reference in facts.referenced_by.iter().filter(|it| it.columns.contains(&number)) {
+        for reference in facts
+            .referenced_by
+            .iter()
+            .filter(|it| it.columns.contains(&number))
+        {
             refuse(
                 format!("the foreign key {} of {}", reference.constraint, reference.table),
                 &column.name,
@@ -207,7 +246,7 @@ fn since(
 /// beside the table; one that knows the old version locks the table alone.
 fn watch(
     expansion: &Expansion,
-    left: &[(usize, &Table, Vec<String>)],
+    left: &[(Table, Vec<String>)],
     keep: Keep,
     seconds: u64,
     state: State,
@@ -222,7 +261,7 @@ fn watch(
         .min(seconds.max(1));
     let pairs: Vec<String> = left
         .iter()
-        .map(|(_, table, _)| {
+        .map(|(table, _)| {
             format!(
                 "({}::pg_catalog.regclass, {}::pg_catalog.regclass)",
                 literal(&table.sql()),
@@ -407,13 +446,20 @@ fn taken_over(table: &Table, new_name: &str, shadow: &Shadow) -> Vec<String> {
         sql.push(format!("ALTER TABLE {name} DROP CONSTRAINT {}", quote(proof)));
     }
     if let Some(default) = &shadow.default {
-        sql.push(format!("ALTER TABLE {name} ALTER COLUMN {column} SET DEFAULT {default}"));
+        sql.push(format!(
+            "ALTER TABLE {name} ALTER COLUMN {column} SET DEFAULT {default}"
+        ));
     }
     if let Some(target) = shadow.statistics {
-        sql.push(format!("ALTER TABLE {name} ALTER COLUMN {column} SET STATISTICS {target}"));
+        sql.push(format!(
+            "ALTER TABLE {name} ALTER COLUMN {column} SET STATISTICS {target}"
+        ));
     }
     if let Some(comment) = &shadow.comment {
-        sql.push(format!("COMMENT ON COLUMN {name}.{column} IS {}", literal(comment)));
+        sql.push(format!(
+            "COMMENT ON COLUMN {name}.{column} IS {}",
+            literal(comment)
+        ));
     }
     sql
 }

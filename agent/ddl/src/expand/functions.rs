@@ -59,7 +59,12 @@ pub fn first(expansion: &Expansion, table: &Table, number: usize) -> String {
     }
     lines.push(noted(expansion, "new"));
     let declared = "  used boolean := false;";
-    function(expansion, &name(expansion, number, "first"), declared, &lines.join("\n"))
+    function(
+        expansion,
+        &name(expansion, number, "first"),
+        declared,
+        &lines.join("\n"),
+    )
 }
 
 /// What old programs, and triggers that know the old columns, write is brought to the new ones.
@@ -83,7 +88,12 @@ pub fn last(expansion: &Expansion, table: &Table, number: usize) -> String {
         ));
     }
     lines.push(noted(expansion, "old"));
-    function(expansion, &name(expansion, number, "last"), &declared, &lines.join("\n"))
+    function(
+        expansion,
+        &name(expansion, number, "last"),
+        &declared,
+        &lines.join("\n"),
+    )
 }
 
 /// The new value from the old row, where the row is called NEW.

@@ -68,8 +68,18 @@ fn shadow(expansion: &Expansion, table: &Table, number: usize) -> Step {
     let mut sql = vec![format!("ALTER TABLE {name} {}", added.join(", "))];
     for (column, shadow) in table.shadows() {
         let (old, new) = (quote(&column.name), quote(&shadow.name));
-        let up = computed(&table.name, &column.name, &format!("it.{old}"), shadow.up.as_deref());
-        let down = computed(&table.new_name, &column.new_name, &format!("it.{new}"), shadow.down.as_deref());
+        let up = computed(
+            &table.name,
+            &column.name,
+            &format!("it.{old}"),
+            shadow.up.as_deref(),
+        );
+        let down = computed(
+            &table.new_name,
+            &column.new_name,
+            &format!("it.{new}"),
+            shadow.down.as_deref(),
+        );
         // Nothing is carried out: the server only says whether it could be. Later it would say so to the programs.
         sql.push(format!("EXPLAIN UPDATE {name} AS it SET {new} = {up}"));
         sql.push(format!("EXPLAIN UPDATE {name} AS it SET {old} = {down}"));
@@ -129,7 +139,10 @@ fn indexes(table: &Table) -> Vec<Step> {
         let twin = quote(&index.twin);
         let kind = if index.unique { "UNIQUE INDEX" } else { "INDEX" };
         bare(
-            vec![format!("CREATE {kind} CONCURRENTLY {twin} ON {name} {}", index.definition)],
+            vec![format!(
+                "CREATE {kind} CONCURRENTLY {twin} ON {name} {}",
+                index.definition
+            )],
             Class::CreateIndex {
                 table: name.clone(),
                 index: twin,
@@ -179,7 +192,9 @@ fn constraints(table: &Table) -> Vec<Step> {
             vec![format!("ALTER TABLE {name} DROP CONSTRAINT {constraint}")],
         ));
         if validated {
-            steps.push(patient(format!("ALTER TABLE {name} VALIDATE CONSTRAINT {constraint}")));
+            steps.push(patient(format!(
+                "ALTER TABLE {name} VALIDATE CONSTRAINT {constraint}"
+            )));
         }
     }
     steps

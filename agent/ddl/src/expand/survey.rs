@@ -123,7 +123,10 @@ impl Surveyor<'_> {
         let mut taken: Vec<String> = facts.columns.iter().map(|column| column.name.clone()).collect();
         for column in &facts.columns {
             let change = wanted.columns.get(&column.name).cloned().unwrap_or_default();
-            let shadow = change.ty.is_some().then(|| self.shadow(column, &change, &mut taken));
+            let shadow = change
+                .ty
+                .is_some()
+                .then(|| self.shadow(column, &change, &mut taken));
             columns.push(Column {
                 name: column.name.clone(),
                 new_name: change.rename.clone().unwrap_or_else(|| column.name.clone()),
@@ -138,7 +141,12 @@ impl Surveyor<'_> {
         }
         for (at, column) in columns.iter().enumerate() {
             let taken = |other: &Column| other.new_name == column.new_name || other.name == column.new_name;
-            if column.new_name != column.name && columns.iter().enumerate().any(|(other, it)| other != at && taken(it)) {
+            if column.new_name != column.name
+                && columns
+                    .iter()
+                    .enumerate()
+                    .any(|(other, it)| other != at && taken(it))
+            {
                 self.refuse(format!("two columns would be called {}", column.new_name));
             }
         }
@@ -171,7 +179,9 @@ impl Surveyor<'_> {
             self.refuse("the role that carries schema changes out does not have its owner's rights");
         }
         if facts.row_security && self.facts.server_version < 150_000 {
-            self.refuse("it has row security, which views keep from PostgreSQL 15 on only (security_invoker)");
+            self.refuse(
+                "it has row security, which views keep from PostgreSQL 15 on only (security_invoker)",
+            );
         }
         let open = self.versions.iter().find(|version| {
             version.state != State::Contracted
@@ -223,13 +233,18 @@ impl Surveyor<'_> {
             ));
         }
         if column.generated {
-            self.refuse(format!("{name} is computed from others: change its expression with `pgctl ddl apply`"));
+            self.refuse(format!(
+                "{name} is computed from others: change its expression with `pgctl ddl apply`"
+            ));
         }
         if change.up.is_none() || change.down.is_none() {
-            let zoned = |ty: &str| ty.starts_with("timestamp") || ty.starts_with("time ") || ty == "timetz" || ty == "date";
+            let zoned = |ty: &str| {
+                ty.starts_with("timestamp") || ty.starts_with("time ") || ty == "timetz" || ty == "date"
+            };
             let both = zoned(&column.ty) && zoned(&ty.to_ascii_lowercase());
             let differs = column.ty.contains("with time zone")
-                != (ty.to_ascii_lowercase().contains("with time zone") || ty.to_ascii_lowercase().contains("tz"));
+                != (ty.to_ascii_lowercase().contains("with time zone")
+                    || ty.to_ascii_lowercase().contains("tz"));
             if both && differs {
                 self.refuse(format!(
                     "{name}: which time zone is meant? Say it both ways: USING {name} AT TIME ZONE 'UTC', and above the \
@@ -281,7 +296,10 @@ impl Surveyor<'_> {
     /// Who wrote shows in which of the two columns has changed: that a third one has would say nothing.
     fn expressions(&mut self, name: &str, change: &ColumnChange) {
         let new_name = change.rename.as_deref().unwrap_or(name);
-        let sides = [("USING", &change.up, name), ("pgctl:down", &change.down, new_name)];
+        let sides = [
+            ("USING", &change.up, name),
+            ("pgctl:down", &change.down, new_name),
+        ];
         for (what, expression, own) in sides {
             let mut others = Vec::new();
             let columns = &self.table.columns;
@@ -326,7 +344,9 @@ impl Surveyor<'_> {
             let former = |schema: &String| self.versions.iter().any(|version| version.version == *schema);
             if !dependent.view_schema.as_ref().is_some_and(former) {
                 let what = dependent.what.clone();
-                self.refuse(format!("{what} depends on {column}: drop it, and make it again when the version is contracted"));
+                self.refuse(format!(
+                    "{what} depends on {column}: drop it, and make it again when the version is contracted"
+                ));
             }
         }
         for reference in &facts.referenced_by {
@@ -378,7 +398,11 @@ impl Surveyor<'_> {
         }
     }
 
-    fn constraint(&mut self, constraint: &ConstraintFacts, other: &impl Fn(&str) -> Option<String>) -> String {
+    fn constraint(
+        &mut self,
+        constraint: &ConstraintFacts,
+        other: &impl Fn(&str) -> Option<String>,
+    ) -> String {
         let definition = constraint.definition.trim_end_matches(" NOT VALID");
         let Some((own, parent)) = definition
             .split_once(" REFERENCES ")

@@ -75,5 +75,8 @@ fn granted(grant: &Grant, column: &str, on: &str) -> Option<String> {
     } else {
         ""
     };
-    Some(format!("GRANT {}{column} ON {on} TO {}{further}", grant.privilege, grant.to))
+    Some(format!(
+        "GRANT {}{column} ON {on} TO {}{further}",
+        grant.privilege, grant.to
+    ))
 }

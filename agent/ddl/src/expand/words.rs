@@ -103,9 +103,15 @@ mod tests {
     fn columns_are_renamed_and_nothing_else_is() {
         let cases = [
             ("(a > 0)", "(n > 0)"),
-            ("USING btree (a, lower(b)) INCLUDE (a) WHERE (a > 10)", "USING btree (n, lower(b)) INCLUDE (n) WHERE (n > 10)"),
+            (
+                "USING btree (a, lower(b)) INCLUDE (a) WHERE (a > 10)",
+                "USING btree (n, lower(b)) INCLUDE (n) WHERE (n > 10)",
+            ),
             ("((a)::text = 'a'::text)", "((n)::text = 'a'::text)"),
-            ("a(a) + x.a + \"a\" + \"A\" + (1)::a", "a(a) + x.a + n + \"A\" + (1)::a"),
+            (
+                "a(a) + x.a + \"a\" + \"A\" + (1)::a",
+                "a(n) + x.a + n + \"A\" + (1)::a",
+            ),
             ("(E'it\\'s a' || a)", "(E'it\\'s a' || n)"),
             ("('it''s a' || a)", "('it''s a' || n)"),
             ("(b COLLATE a) || a1 || 1e5", "(b COLLATE a) || a1 || 1e5"),

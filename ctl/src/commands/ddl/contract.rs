@@ -50,12 +50,24 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     let Some(version) = known.iter().find(|version| version.version == args.version) else {
         let names: Vec<&str> = known.iter().map(|version| version.version.as_str()).collect();
         return Err(Failure::usage(if names.is_empty() {
-            format!("{} has no version beside its tables: see `pgctl ddl expand`", args.database)
+            format!(
+                "{} has no version beside its tables: see `pgctl ddl expand`",
+                args.database
+            )
         } else {
-            format!("there is no version {}; there is {}", args.version, names.join(", "))
+            format!(
+                "there is no version {}; there is {}",
+                args.version,
+                names.join(", ")
+            )
         }));
     };
-    let tables: Vec<String> = version.expansion.tables.iter().map(ddl::expand::Table::sql).collect();
+    let tables: Vec<String> = version
+        .expansion
+        .tables
+        .iter()
+        .map(ddl::expand::Table::sql)
+        .collect();
     let (facts, _) = versions::look(&session, &args.database, &tables).await?;
     let how = Contraction {
         keep: match (args.back, args.drop_views) {

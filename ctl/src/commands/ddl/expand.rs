@@ -80,7 +80,10 @@ pub fn shown(steps: &[Step]) -> Vec<ShownStep<'_>> {
 pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     let mut texts = Vec::new();
     for files::Source { path, text } in files::read(&args.paths) {
-        texts.push((path.clone(), text.map_err(|why| Failure::usage(format!("{path}: {why}")))?));
+        texts.push((
+            path.clone(),
+            text.map_err(|why| Failure::usage(format!("{path}: {why}")))?,
+        ));
     }
     let change = planning::with_stack(move || expand::changes(&texts))?.map_err(refused)?;
     let tables: Vec<String> = change.tables.keys().map(ToString::to_string).collect();

@@ -44,7 +44,15 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
             next(version.state).to_owned(),
         ]
     });
-    let headings = ["version", "state", "begun", "old written", "new written", "changes", "next"];
+    let headings = [
+        "version",
+        "state",
+        "begun",
+        "old written",
+        "new written",
+        "changes",
+        "next",
+    ];
     output::table(&headings, rows)
 }
 
@@ -56,7 +64,9 @@ fn changed(table: &ddl::expand::Table) -> String {
     }
     for column in &table.columns {
         let shadow = column.shadow.as_ref();
-        let ty = shadow.map_or_else(String::new, |shadow| format!(" {} to {}", shadow.old_ty, shadow.ty));
+        let ty = shadow.map_or_else(String::new, |shadow| {
+            format!(" {} to {}", shadow.old_ty, shadow.ty)
+        });
         let name = if column.name == column.new_name {
             String::new()
         } else {
