@@ -8,6 +8,7 @@ mod bad_luck;
 mod disks;
 mod duties;
 mod exit_codes;
+mod expansions;
 mod failover;
 mod fence_devices;
 mod guard;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// The role that owns what is changed.
-const OWNER: &str = "app";
+pub(super) const OWNER: &str = "app";
 
 /// A database with tables worth changing.
 const SETUP: &str = "
@@ -34,7 +34,7 @@ ALTER TABLE parts DETACH PARTITION parts_2 CONCURRENTLY;
 DROP INDEX CONCURRENTLY parts_2_x;
 ";
 
-async fn connect(server: SocketAddr, user: &str, database: &str) -> Result<Client> {
+pub(super) async fn connect(server: SocketAddr, user: &str, database: &str) -> Result<Client> {
     let text = format!(
         "host={} port={} user={user} dbname={database} connect_timeout=2",
         server.ip(),
@@ -45,7 +45,7 @@ async fn connect(server: SocketAddr, user: &str, database: &str) -> Result<Clien
     Ok(client)
 }
 
-async fn value(client: &Client, sql: &str) -> Result<String> {
+pub(super) async fn value(client: &Client, sql: &str) -> Result<String> {
     let messages = client.simple_query(sql).await?;
     let row = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
@@ -55,14 +55,14 @@ async fn value(client: &Client, sql: &str) -> Result<String> {
 }
 
 /// A cluster with databases to change, and the script on disk.
-struct Stage {
-    scene: Scene,
-    script: PathBuf,
+pub(super) struct Stage {
+    pub(super) scene: Scene,
+    pub(super) script: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Stage {
-    async fn set(lab: &Lab, name: &str, databases: &[&str], script: &str) -> Result<Stage> {
+    pub(super) async fn set(lab: &Lab, name: &str, databases: &[&str], script: &str) -> Result<Stage> {
         let scene = Scene::start(lab, name, |cluster| {
             cluster.timing("lan-fast").rollout_role(OWNER)
         })
@@ -91,7 +91,7 @@ impl Stage {
         })
     }
 
-    async fn primary(&self, database: &str) -> Result<Client> {
+    pub(super) async fn primary(&self, database: &str) -> Result<Client> {
         let primary = self.scene.cluster.wait_for_primary(RECOVERY).await?;
         connect(self.scene.cluster.node(&primary).pg_address()?, OWNER, database).await
     }
@@ -104,7 +104,7 @@ impl Stage {
         self.scene.cluster.pgctl_ok(&words).await.map(drop)
     }
 
-    async fn status(&self) -> Result<Value> {
+    pub(super) async fn status(&self) -> Result<Value> {
         let said = self
             .scene
             .cluster
@@ -114,7 +114,7 @@ impl Stage {
     }
 
     /// Waits until the rollout is in that phase, and returns how it stands.
-    async fn until(&self, phase: &str) -> Result<Value> {
+    pub(super) async fn until(&self, phase: &str) -> Result<Value> {
         wait_until(&format!("the rollout is {phase}"), 3 * RECOVERY, || async {
             let status = self.status().await?;
             ensure!(status["rollout"]["phase"] == phase, "{status}");
