@@ -72,6 +72,9 @@ pub fn contract(
         match (how.keep, there) {
             (Keep::New, Some(there)) if is_as_it_was(table, there) => {
                 let former = since(table, there, version, versions, &mut refusals);
+                if how.unused_for_s.is_some() {
+                    refusals.extend(names_that_break(table, there));
+                }
                 left.push((still_there(table, there), former));
             }
             // This one was contracted by an attempt that did not come to its end.
@@ -233,13 +236,39 @@ fn since(
                 (Some(schema), Some(view)) if of_former(schema) => {
                     former.push(format!("{}.{}", quote(schema), quote(view)));
                 }
-                _ => refuse(dependent.what.clone(), &column.name),
+                _ => refuse(dependent.described(), &column.name),
             }
         }
     }
     former.sort();
     former.dedup();
     former
+}
+
+/// Triggers whose functions seem to use a name that goes: every write would fail.
+fn names_that_break(table: &Table, facts: &TableFacts) -> Vec<String> {
+    let mut broken = Vec::new();
+    for column in table
+        .columns
+        .iter()
+        .filter(|column| column.name != column.new_name)
+    {
+        for trigger in facts
+            .triggers
+            .iter()
+            .filter(|trigger| trigger.names(&column.name))
+        {
+            broken.push(format!(
+                "{}: the function of the trigger {} seems to use {}, which becomes {}: make it read the row by either name (such as \
+                 to_jsonb(NEW)), then say --force",
+                table.sql(),
+                trigger.name,
+                column.name,
+                column.new_name
+            ));
+        }
+    }
+    broken
 }
 
 /// Looks ten times a second whether any session uses what goes. A program that reads through the new version locks its view

@@ -1,6 +1,7 @@
 //! What the server says of tables and versions, for expansions.
 
 use super::Expansion;
+use crate::model::quote;
 use serde::{Deserialize, Serialize};
 
 /// The question for [`Facts`]: `:tables` stands for an array of texts, `:role` for a text.
@@ -43,10 +44,7 @@ pub struct TableFacts {
     pub constraints: Vec<ConstraintFacts>,
     pub referenced_by: Vec<Reference>,
     pub dependents: Vec<Dependent>,
-    /// Triggers of its own that fire at an update of any column.
-    pub triggers: Vec<String>,
-    /// Columns, by number.
-    pub partition_key: Vec<i32>,
+    pub triggers: Vec<TriggerFacts>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -121,6 +119,16 @@ pub struct Dependent {
     pub view: Option<String>,
 }
 
+/// A trigger that is on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct TriggerFacts {
+    pub name: String,
+    /// It fires at an update of any column.
+    pub at_any_update: bool,
+    /// Its function's text.
+    pub source: String,
+}
+
 /// A version of the schema beside the tables themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
@@ -159,6 +167,28 @@ impl State {
             State::Open => "open",
             State::Contracting => "contracting",
             State::Contracted => "contracted",
+        }
+    }
+}
+
+impl TriggerFacts {
+    /// Whether its function has such a word in it.
+    #[must_use]
+    pub fn names(&self, word: &str) -> bool {
+        let part = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+        self.source
+            .split(|c| !part(c))
+            .any(|found| found == word || found.to_lowercase() == word)
+    }
+}
+
+impl Dependent {
+    /// What it is, for people.
+    #[must_use]
+    pub fn described(&self) -> String {
+        match (&self.view_schema, &self.view) {
+            (Some(schema), Some(view)) => format!("the view {}.{}", quote(schema), quote(view)),
+            _ => self.what.clone(),
         }
     }
 }

@@ -66,11 +66,10 @@ SELECT pg_catalog.json_build_object(
         'pg_catalog.pg_trigger'::pg_catalog.regclass, 'pg_catalog.pg_proc'::pg_catalog.regclass,
         'pg_catalog.pg_statistic_ext'::pg_catalog.regclass, 'pg_catalog.pg_publication_rel'::pg_catalog.regclass)
       OR d.oid IS NOT NULL AND (d.adrelid <> c.oid OR d.adnum <> o.refobjsubid))), '[]'),
-  'triggers', coalesce((SELECT pg_catalog.json_agg(t.tgname ORDER BY t.tgname) FROM pg_catalog.pg_trigger t
-    WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 16 <> 0
-    AND t.tgattr::int2[] = '{}'), '[]'),
-  'partition_key', coalesce((SELECT pg_catalog.json_agg(key.number) FROM pg_catalog.pg_partitioned_table p
-    CROSS JOIN LATERAL pg_catalog.unnest(p.partattrs::int2[]) key(number) WHERE p.partrelid = c.oid), '[]')
+  'triggers', coalesce((SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', t.tgname, 'source', p.prosrc,
+      'at_any_update', t.tgtype & 16 <> 0 AND t.tgattr::int2[] = '{}') ORDER BY t.tgname)
+    FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+    WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'), '[]')
 ) ORDER BY w.written)
 FROM pg_catalog.unnest(:tables) w(written)
 JOIN pg_catalog.pg_class c ON c.oid = coalesce(pg_catalog.to_regclass(w.written), pg_catalog.to_regclass('public.' || w.written))

@@ -77,7 +77,7 @@ pub fn last(expansion: &Expansion, table: &Table, number: usize) -> String {
         declared.push_str(&format!("\n  back_{at} {}.{old}%TYPE;", table.sql()));
         // Both were given: the first trigger has done it, unless a trigger in between has changed the old column since.
         let both = format!(
-            "back_{at} := {down};\n      IF ROW(NEW.{old}) OPERATOR(pg_catalog.*<>) ROW(back_{at}) THEN NEW.{new} := {up}; END IF;"
+            "back_{at} := {down};\n      IF record_image_ne(ROW(NEW.{old}), ROW(back_{at})) THEN NEW.{new} := {up}; END IF;"
         );
         lines.push(format!(
             "  IF TG_OP = 'INSERT' THEN\n    IF NEW.{new} IS NOT DISTINCT FROM NULL THEN\n      used := used OR NEW.{old} IS \
@@ -121,7 +121,7 @@ pub fn computed(table: &str, column: &str, value: &str, expression: Option<&str>
 }
 
 fn changed(column: &str) -> String {
-    format!("ROW(NEW.{column}) OPERATOR(pg_catalog.*<>) ROW(OLD.{column})")
+    format!("record_image_ne(ROW(NEW.{column}), ROW(OLD.{column}))")
 }
 
 fn noted(expansion: &Expansion, which: &str) -> String {

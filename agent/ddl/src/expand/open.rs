@@ -214,7 +214,7 @@ fn verify(table: &Table) -> Step {
             let value = format!("it.{}", quote(&column.name));
             let up = computed(&table.name, &column.name, &value, shadow.up.as_deref());
             format!(
-                "ROW(it.{}) OPERATOR(pg_catalog.*<>) ROW(CAST({up} AS {}))",
+                "record_image_ne(ROW(it.{}), ROW(CAST({up} AS {})))",
                 quote(&shadow.name),
                 shadow.ty.split(" COLLATE ").next().unwrap_or(&shadow.ty)
             )

@@ -160,10 +160,26 @@ impl Surveyor<'_> {
         };
         if shadowed {
             self.carry(&mut table);
-            for trigger in &facts.triggers {
+            for trigger in facts.triggers.iter().filter(|trigger| trigger.at_any_update) {
                 self.notes.push(format!(
-                    "{}: the trigger {trigger} fires for every row that is filled",
-                    self.name
+                    "{}: the trigger {} fires for every row that is filled",
+                    self.name, trigger.name
+                ));
+            }
+        }
+        for column in table
+            .columns
+            .iter()
+            .filter(|column| column.name != column.new_name)
+        {
+            for trigger in facts
+                .triggers
+                .iter()
+                .filter(|trigger| trigger.names(&column.name))
+            {
+                self.notes.push(format!(
+                    "{}: the function of the trigger {} seems to use {}, which is gone when the version is contracted",
+                    self.name, trigger.name, column.name
                 ));
             }
         }
@@ -199,7 +215,7 @@ impl Surveyor<'_> {
                 open.version
             ));
         }
-        if facts.related && !(facts.kind == "p" && !shadowed) {
+        if facts.related && (facts.kind != "p" || shadowed) {
             self.refuse("it is a partition, or inherits or is inherited from: types are changed in tables that stand alone");
         }
         if !shadowed {
@@ -267,6 +283,12 @@ impl Surveyor<'_> {
             self.refuse(format!(
                 "{name} may be NULL and has a default. A NULL that a new program inserts explicitly cannot be told from a value \
                  left out, and becomes the default: say --null-becomes-default if no program does that, or drop the default first"
+            ));
+        }
+        if !column.not_null && not_null && change.up.is_none() {
+            self.refuse(format!(
+                "{name} may be NULL in the old version and not in the new one: say what a NULL becomes there, USING \
+                 coalesce({name}, ...)"
             ));
         }
         if column.not_null && !not_null && change.down.is_none() {
@@ -343,7 +365,7 @@ impl Surveyor<'_> {
             // Views of former versions go when this one is contracted.
             let former = |schema: &String| self.versions.iter().any(|version| version.version == *schema);
             if !dependent.view_schema.as_ref().is_some_and(former) {
-                let what = dependent.what.clone();
+                let what = dependent.described();
                 self.refuse(format!(
                     "{what} depends on {column}: drop it, and make it again when the version is contracted"
                 ));

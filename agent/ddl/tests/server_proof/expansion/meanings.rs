@@ -166,6 +166,16 @@ fn names_change_without_a_trigger_and_two_versions_follow_each_other() {
         assert_eq!(stage.one("SELECT a FROM t WHERE id = 3").await, "6");
         let count = "SELECT count(*) FROM pg_trigger WHERE tgrelid = 't'::regclass AND NOT tgisinternal";
         assert_eq!(stage.one(count).await, "1", "a trigger is not needed");
+        let broken = stage
+            .contraction(Keep::New, Some(1))
+            .await
+            .expect_err("a trigger would break");
+        assert!(broken.join(" ").contains("trigger touch"), "{broken:?}");
+        stage
+            .worker
+            .batch_execute("DROP TRIGGER touch ON t")
+            .await
+            .expect("it goes");
         let again = stage
             .survey("app_v3", change, Permits::default())
             .await

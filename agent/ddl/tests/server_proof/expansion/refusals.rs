@@ -24,7 +24,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "CREATE TABLE t (id int PRIMARY KEY, a int); CREATE VIEW v AS SELECT a FROM t",
         "ALTER TABLE t ALTER a TYPE bigint",
-        "view v depends on a",
+        "view public.v depends on a",
     ),
     (
         "CREATE TABLE t (id int PRIMARY KEY, a int); CREATE POLICY p ON t USING (a > 0)",
@@ -80,6 +80,11 @@ const CASES: &[(&str, &str, &str)] = &[
         "CREATE TABLE t (id int PRIMARY KEY, a int NOT NULL DEFAULT 1)",
         "ALTER TABLE t ALTER a TYPE bigint USING a * 2",
         "SET DEFAULT",
+    ),
+    (
+        "CREATE TABLE t (id int PRIMARY KEY, a int)",
+        "ALTER TABLE t ALTER a TYPE bigint, ALTER a SET NOT NULL",
+        "what a NULL becomes",
     ),
     (
         "CREATE TABLE t (id int PRIMARY KEY, a int NOT NULL)",
@@ -182,8 +187,8 @@ fn what_the_server_refuses_it_refuses_before_a_program_would_suffer() {
                 "nothing",
             ),
             (
-                "CREATE TABLE t (id int PRIMARY KEY, a int); INSERT INTO t VALUES (1, NULL)",
-                "ALTER TABLE t ALTER a TYPE bigint, ALTER a SET NOT NULL",
+                "CREATE TABLE t (id int PRIMARY KEY, a int); INSERT INTO t VALUES (1, 5)",
+                "-- pgctl:down a = a\nALTER TABLE t ALTER a TYPE bigint USING nullif(a, 5), ALTER a SET NOT NULL",
                 "violated by some row",
             ),
             (

@@ -198,7 +198,11 @@ fn no_write_of_either_program_is_lost_and_each_sees_the_other_s() {
             .await
             .expect("a reader");
         let refused = stage.run(&early).await.expect_err("it is in use");
-        assert!(said(&refused).contains("uses orders"), "{}", said(&refused));
+        assert!(
+            said(&refused).contains("uses public.orders"),
+            "{}",
+            said(&refused)
+        );
         reader.batch_execute("COMMIT").await.expect("a reader");
 
         let contraction = stage.contraction(Keep::New, Some(2)).await.expect("steps");

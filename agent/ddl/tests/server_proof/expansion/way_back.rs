@@ -118,7 +118,7 @@ fn a_version_that_is_in_use_is_not_given_up_and_one_that_lacks_something_is_not_
             .contraction(Keep::New, None)
             .await
             .expect_err("the view would be lost");
-        assert!(refused.join(" ").contains("view v"), "{refused:?}");
+        assert!(refused.join(" ").contains("view public.v"), "{refused:?}");
         stage
             .worker
             .batch_execute("DROP VIEW v; DROP INDEX pgctl_new_orders_amount")
