@@ -177,18 +177,11 @@ pub(crate) const SETTINGS: [(&str, &str); 5] = [
     ("extra_float_digits", "1"),
 ];
 
-fn pinned() -> Vec<String> {
-    SETTINGS
-        .iter()
-        .map(|(name, value)| format!("SET LOCAL {name} = {value}"))
-        .collect()
-}
-
 /// A transaction with conversions in it.
 fn transaction(sql: Vec<String>, locks: Vec<(String, String)>, undo: Vec<String>) -> Step {
-    let mut all = pinned();
-    all.extend(sql);
-    let mut step = bare(all, Class::Transaction);
+    let mut step = bare(sql, Class::Transaction);
+    let pinned = SETTINGS.iter().map(|(name, value)| format!("SET {name} = {value}"));
+    step.settings = pinned.collect();
     step.patient = locks.is_empty();
     step.locks = locks;
     step.undo = undo;

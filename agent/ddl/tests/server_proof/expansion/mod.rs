@@ -118,14 +118,16 @@ impl Stage {
     pub async fn step(&self, step: &Step) -> Result<(), tokio_postgres::Error> {
         match &step.class {
             Class::Transaction => {
+                let settings = step.settings.join("; ");
+                self.worker.batch_execute(&settings).await?;
                 self.worker.batch_execute("BEGIN").await?;
                 for sql in &step.sql {
                     if let Err(error) = self.worker.batch_execute(sql).await {
-                        self.worker.batch_execute("ROLLBACK").await?;
+                        self.worker.batch_execute("ROLLBACK; RESET ALL").await?;
                         return Err(error);
                     }
                 }
-                self.worker.batch_execute("COMMIT").await
+                self.worker.batch_execute("COMMIT; RESET ALL").await
             }
             Class::Backfill { table, set, filter } => {
                 for part in 0..10 {

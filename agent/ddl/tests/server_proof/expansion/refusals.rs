@@ -210,7 +210,7 @@ fn what_the_server_refuses_it_refuses_before_a_program_would_suffer() {
             assert!(refused.contains(expected), "{setup}; {change}: {refused}");
             stage
                 .worker
-                .batch_execute("INSERT INTO t VALUES (7)")
+                .batch_execute("INSERT INTO t VALUES (7, '7')")
                 .await
                 .expect("programs go on");
             stage.undo(&plan[..done]).await.expect("it is taken back");
