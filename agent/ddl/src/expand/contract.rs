@@ -449,7 +449,21 @@ fn before(expansion: &Expansion, table: &Table, new_name: &str, shadow: &Shadow)
             quote(new_name)
         ));
     }
-    if let Some(sequence) = &shadow.sequence {
+    if let (Some(identity), Some(sequence)) = (&shadow.identity, &shadow.sequence) {
+        let (name, column) = (table.sql(), quote(&shadow.name));
+        let twin = format!("{}.{}", quote(&table.schema), quote(&identity.twin));
+        // No row is read: the CHECK proves it.
+        sql.push(format!("ALTER TABLE {name} ALTER COLUMN {column} SET NOT NULL"));
+        sql.push(format!(
+            "ALTER TABLE {name} ALTER COLUMN {column} ADD GENERATED {} AS IDENTITY (SEQUENCE NAME {twin} {})",
+            identity.generated, identity.options
+        ));
+        sql.push(format!(
+            "SELECT pg_catalog.setval({}, pg_catalog.nextval({}))",
+            literal(&twin),
+            literal(sequence)
+        ));
+    } else if let Some(sequence) = &shadow.sequence {
         sql.push(format!(
             "ALTER SEQUENCE {sequence} OWNED BY {}.{}",
             table.sql(),
@@ -474,7 +488,14 @@ fn taken_over(table: &Table, new_name: &str, shadow: &Shadow) -> Vec<String> {
         sql.push(format!("ALTER TABLE {name} ALTER COLUMN {column} SET NOT NULL"));
         sql.push(format!("ALTER TABLE {name} DROP CONSTRAINT {}", quote(proof)));
     }
-    if let Some(default) = &shadow.default {
+    if let Some(identity) = &shadow.identity {
+        sql.push(format!(
+            "ALTER SEQUENCE {}.{} RENAME TO {}",
+            quote(&table.schema),
+            quote(&identity.twin),
+            quote(&identity.sequence)
+        ));
+    } else if let Some(default) = &shadow.default {
         sql.push(format!(
             "ALTER TABLE {name} ALTER COLUMN {column} SET DEFAULT {default}"
         ));

@@ -54,13 +54,16 @@ pub struct ColumnFacts {
     #[serde(rename = "type")]
     pub ty: String,
     pub not_null: bool,
-    pub identity: bool,
+    /// `a` for ALWAYS, `d` for BY DEFAULT, empty for none.
+    pub identity: String,
     pub generated: bool,
     pub default: Option<String>,
     pub comment: Option<String>,
     pub statistics: Option<i32>,
     /// A sequence that it owns, as SQL.
     pub sequence: Option<String>,
+    /// Of an identity column, as SQL.
+    pub sequence_options: Option<String>,
     pub grants: Vec<Grant>,
 }
 

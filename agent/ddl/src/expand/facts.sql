@@ -21,13 +21,17 @@ SELECT pg_catalog.json_build_object(
     FROM pg_catalog.aclexplode(coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))) x LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee), '[]'),
   'columns', coalesce((SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
       'number', a.attnum, 'name', a.attname, 'type', pg_catalog.format_type(a.atttypid, a.atttypmod),
-      'not_null', a.attnotnull, 'identity', a.attidentity <> '', 'generated', a.attgenerated <> '',
+      'not_null', a.attnotnull, 'identity', a.attidentity, 'generated', a.attgenerated <> '',
       'default', CASE WHEN a.attgenerated = '' THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END,
       'comment', pg_catalog.col_description(c.oid, a.attnum), 'statistics', a.attstattarget,
       'sequence', (SELECT pg_catalog.format('%I.%I', sn.nspname, s.relname) FROM pg_catalog.pg_depend o
         JOIN pg_catalog.pg_class s ON s.oid = o.objid AND s.relkind = 'S' JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace
         WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.refclassid = o.classid AND o.refobjid = c.oid
-        AND o.refobjsubid = a.attnum AND o.deptype = 'a' LIMIT 1),
+        AND o.refobjsubid = a.attnum AND o.deptype IN ('a', 'i') LIMIT 1),
+      'sequence_options', (SELECT pg_catalog.format('INCREMENT BY %s CACHE %s%s', q.seqincrement, q.seqcache,
+          CASE WHEN q.seqcycle THEN ' CYCLE' ELSE '' END) FROM pg_catalog.pg_depend o
+        JOIN pg_catalog.pg_sequence q ON q.seqrelid = o.objid WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        AND o.refclassid = o.classid AND o.refobjid = c.oid AND o.refobjsubid = a.attnum AND o.deptype = 'i'),
       'grants', coalesce((SELECT pg_catalog.json_agg(pg_catalog.json_build_object('to', coalesce(pg_catalog.quote_ident(r.rolname), 'PUBLIC'),
           'privilege', x.privilege_type, 'grantable', x.is_grantable) ORDER BY r.rolname, x.privilege_type)
         FROM pg_catalog.aclexplode(a.attacl) x LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee), '[]')

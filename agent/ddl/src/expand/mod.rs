@@ -81,10 +81,22 @@ pub struct Shadow {
     pub default: Option<String>,
     /// The CHECK that proves that it is never NULL.
     pub not_null: Option<String>,
-    /// Owned by the column.
+    /// Owned by the column, as SQL.
     pub sequence: Option<String>,
+    pub identity: Option<Identity>,
     pub comment: Option<String>,
     pub statistics: Option<i32>,
+}
+
+/// What makes an identity column of the shadow column.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// ALWAYS or BY DEFAULT.
+    pub generated: String,
+    /// The sequence's name without its schema, and the one that it has until the old one is gone.
+    pub sequence: String,
+    pub twin: String,
+    pub options: String,
 }
 
 /// An index, and the one that takes its place.
@@ -180,7 +192,9 @@ pub(crate) const SETTINGS: [(&str, &str); 5] = [
 /// A transaction with conversions in it.
 fn transaction(sql: Vec<String>, locks: Vec<(String, String)>, undo: Vec<String>) -> Step {
     let mut step = bare(sql, Class::Transaction);
-    let pinned = SETTINGS.iter().map(|(name, value)| format!("SET {name} = {value}"));
+    let pinned = SETTINGS
+        .iter()
+        .map(|(name, value)| format!("SET {name} = {value}"));
     step.settings = pinned.collect();
     step.patient = locks.is_empty();
     step.locks = locks;

@@ -3,8 +3,8 @@
 use super::change::{Change, ColumnChange, TableChange};
 use super::facts::{ColumnFacts, ConstraintFacts, Facts, IndexFacts, State, TableFacts, Version};
 use super::words::renamed;
-use super::{Column, Constraint, Expansion, Index, Key, Shadow, Table};
-use crate::model::Name;
+use super::{Column, Constraint, Expansion, Identity, Index, Key, Shadow, Table, literal};
+use crate::model::{Name, quote};
 use std::collections::BTreeMap;
 
 /// The longest name that a version may have, bytes: it is part of other names.
@@ -242,12 +242,6 @@ impl Surveyor<'_> {
     fn shadow(&mut self, column: &ColumnFacts, change: &ColumnChange, taken: &mut Vec<String>) -> Shadow {
         let name = &column.name;
         let ty = change.ty.clone().unwrap_or_default();
-        if column.identity {
-            self.refuse(format!(
-                "{name} is an identity column: make it one with a default first (ALTER COLUMN {name} DROP IDENTITY, a \
-                 sequence that it owns, SET DEFAULT nextval(...))"
-            ));
-        }
         if column.generated {
             self.refuse(format!(
                 "{name} is computed from others: change its expression with `pgctl ddl apply`"
@@ -268,7 +262,13 @@ impl Surveyor<'_> {
                 ));
             }
         }
+        let identity = self.identity(column, change);
         let default = match (&change.default, &column.default) {
+            // The new program gets its numbers from the same sequence.
+            _ if identity.is_some() => column
+                .sequence
+                .as_ref()
+                .map(|sequence| format!("pg_catalog.nextval({}::pg_catalog.regclass)", literal(sequence))),
             (Some(given), _) => given.clone(),
             (None, Some(_)) if change.up.is_some() => {
                 self.refuse(format!(
@@ -309,10 +309,46 @@ impl Surveyor<'_> {
             down: change.down.clone(),
             default,
             sequence: column.sequence.clone(),
+            identity,
             comment: column.comment.clone(),
             // -1, or nothing from PostgreSQL 17 on: the server's own.
             statistics: column.statistics.filter(|target| *target >= 0),
         }
+    }
+
+    fn identity(&mut self, column: &ColumnFacts, change: &ColumnChange) -> Option<Identity> {
+        if column.identity.is_empty() {
+            return None;
+        }
+        if change.up.is_some()
+            || change.down.is_some()
+            || change.default.is_some()
+            || change.not_null == Some(false)
+        {
+            self.refuse(format!(
+                "{} is an identity column: it can be given a larger type, and neither conversions nor a default",
+                column.name
+            ));
+        }
+        // The sequence of an identity column is in its table's schema.
+        let written = column.sequence.as_deref().unwrap_or_default();
+        let own = format!("{}.", quote(&self.table.schema));
+        let sequence = written.strip_prefix(&own).unwrap_or(written);
+        let sequence = match sequence.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
+            Some(name) => name.replace("\"\"", "\""),
+            None => sequence.to_owned(),
+        };
+        Some(Identity {
+            generated: if column.identity == "a" {
+                "ALWAYS"
+            } else {
+                "BY DEFAULT"
+            }
+            .to_owned(),
+            twin: fitted(&format!("{PREFIX}{sequence}")),
+            sequence,
+            options: column.sequence_options.clone().unwrap_or_default(),
+        })
     }
 
     /// Who wrote shows in which of the two columns has changed: that a third one has would say nothing.

@@ -55,10 +55,31 @@ pub fn make(expansion: &Expansion, table: &Table) -> Vec<String> {
             }
         }
     }
+    for sequence in identities(table) {
+        // Whoever inserts into an identity column needs no right on its sequence; who asks it for a number does.
+        for grant in inserters(table) {
+            sql.push(format!("GRANT USAGE ON SEQUENCE {sequence} TO {grant}"));
+        }
+    }
     for user in users {
         sql.push(format!("GRANT USAGE ON SCHEMA {} TO {user}", expansion.schema()));
     }
     sql
+}
+
+fn identities(table: &Table) -> impl Iterator<Item = &String> {
+    table
+        .shadows()
+        .filter(|(_, shadow)| shadow.identity.is_some())
+        .filter_map(|(_, shadow)| shadow.sequence.as_ref())
+}
+
+fn inserters(table: &Table) -> BTreeSet<&str> {
+    let columns = table.columns.iter().flat_map(|column| &column.grants);
+    let all = table.grants.iter().chain(columns);
+    all.filter(|grant| grant.privilege == "INSERT")
+        .map(|grant| grant.to.as_str())
+        .collect()
 }
 
 fn granted(grant: &Grant, column: &str, on: &str) -> Option<String> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Slow enough to be killed in.
 const CHANGE: &str = "
 -- pgctl:down amount = round(amount * 100)
-ALTER TABLE orders ALTER COLUMN amount TYPE numeric(12,2) USING amount / 100.0 + length(pg_sleep(0.001)::text);
+ALTER TABLE orders ALTER COLUMN amount TYPE numeric(12,2) USING amount / 100.0 + length(pg_sleep(0.0005)::text);
 ALTER TABLE orders ALTER COLUMN id TYPE bigint;
 ALTER TABLE orders RENAME COLUMN touched TO seen;
 ";

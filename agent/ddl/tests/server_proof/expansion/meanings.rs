@@ -231,3 +231,55 @@ fn names_change_without_a_trigger_and_two_versions_follow_each_other() {
         );
     });
 }
+
+#[test]
+fn an_identity_column_goes_on_counting_where_it_was() {
+    on_each_version(async |server| {
+        let setup = "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY (INCREMENT BY 5) PRIMARY KEY, b text); \
+                     INSERT INTO t (b) VALUES ('a'), ('b'); GRANT SELECT, INSERT ON t TO program;";
+        let stage = Stage::set(&server, setup).await;
+        let plan = stage.plan("ALTER TABLE t ALTER COLUMN id TYPE bigint").await;
+        stage.run(&plan).await.expect("it opens");
+        let program = server.connect().await.expect("a connection");
+        program.batch_execute("SET ROLE program").await.expect("a role");
+        let insert = |into: &str| format!("INSERT INTO {into} (b) VALUES ('c') RETURNING id");
+        let mut last = 6;
+        for into in ["t", "app_v2.t", "t", "app_v2.t"] {
+            let id: i64 = one(&program, &insert(into)).await.parse().expect("a number");
+            assert!(id > last && id % 5 == 1, "{id} behind {last}");
+            last = id;
+        }
+        let contraction = stage.contraction(Keep::New, None).await.expect("steps");
+        stage.run(&contraction).await.expect("contracted");
+        for into in ["t", "app_v2.t"] {
+            let id: i64 = one(&program, &insert(into)).await.parse().expect("a number");
+            assert!(id > last && id % 5 == 1, "{id} behind {last}");
+            last = id;
+        }
+        for (sql, expected) in [
+            (
+                "SELECT format('%s %s', attidentity, format_type(atttypid, -1)) FROM pg_attribute WHERE attrelid = 't'::regclass AND \
+              attname = 'id'",
+                "a bigint",
+            ),
+            ("SELECT pg_get_serial_sequence('t', 'id')", "public.t_id_seq"),
+            (
+                "SELECT format_type(seqtypid, -1) FROM pg_sequence WHERE seqrelid = 't_id_seq'::regclass",
+                "bigint",
+            ),
+            (
+                "SELECT string_agg(conname, ' ' ORDER BY conname) FROM pg_constraint WHERE conrelid = 't'::regclass AND contype <> 'n'",
+                "t_pkey",
+            ),
+        ] {
+            assert_eq!(stage.one(sql).await, expected, "{sql}");
+        }
+        assert!(
+            program
+                .batch_execute("INSERT INTO t (id) VALUES (1000)")
+                .await
+                .is_err(),
+            "it is ALWAYS"
+        );
+    });
+}

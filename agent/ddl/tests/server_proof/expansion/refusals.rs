@@ -8,7 +8,7 @@ use ddl::expand::{Permits, steps};
 const CASES: &[(&str, &str, &str)] = &[
     (
         "CREATE TABLE t (id int PRIMARY KEY, a int GENERATED ALWAYS AS IDENTITY)",
-        "ALTER TABLE t ALTER a TYPE bigint",
+        "ALTER TABLE t ALTER a TYPE bigint USING a * 2",
         "identity",
     ),
     (
