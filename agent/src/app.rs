@@ -181,9 +181,7 @@ impl Agent<'_> {
             failed = consensus_failed(&node) => Err(failed),
             Some(ended) = tasks.join_next() => match ended {
                 Ok(Ok(())) if *stopping.borrow() => Ok(()),
-                Ok(Ok(())) => Err(anyhow::anyhow!(
-                    "a part of the agent has ended without a word, which it never should; the agent is to be restarted"
-                )),
+                Ok(Ok(())) => Err(ended_without_a_word(&node).await),
                 Ok(Err(error)) => Err(error),
                 Err(error) => Err(error.into()),
             },
@@ -556,6 +554,18 @@ async fn announce(node: Arc<Node>, member: Member, mut stop: watch::Receiver<boo
 }
 
 /// Comes back when this node's consensus has ended.
+/// Why a part of the agent ended by itself: those that follow the replicated state end with the consensus, and may be seen
+/// to end before it is.
+async fn ended_without_a_word(node: &Node) -> anyhow::Error {
+    tokio::time::timeout(Duration::from_secs(1), consensus_failed(node))
+        .await
+        .unwrap_or_else(|_| {
+            anyhow::anyhow!(
+                "a part of the agent has ended without a word, which it never should; the agent is to be restarted"
+            )
+        })
+}
+
 async fn consensus_failed(node: &Node) -> anyhow::Error {
     let error = node.consensus.failed().await;
     anyhow::anyhow!(

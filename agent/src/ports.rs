@@ -195,6 +195,9 @@ pub trait SchemaServer: Send + Sync + 'static {
     fn rollout_role(&self) -> Option<&str>;
     /// WAL files that wait to be archived.
     fn archive_queue(&self) -> u64;
+    /// Of the volumes of the data directory and of the WAL, the one with less room: free bytes, and its size. `None` where
+    /// it cannot be told.
+    fn room(&self) -> Option<(u64, u64)>;
 }
 
 /// A server to try things on. It ends when it is dropped, and leaves nothing.

@@ -13,7 +13,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// How long one attempt to have a command committed may take.
 const PROPOSAL: Duration = Duration::from_secs(2);
 
-/// Runs until `stop` says so.
+/// Runs until `stop` says so, or no state can come any more.
 pub async fn follow_state(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
     let mut states = node.consensus.watch();
     let mut leases = node.lease.watch();
@@ -33,13 +33,13 @@ pub async fn follow_state(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
         }
         let wait = async {
             tokio::select! {
-                () = tokio::time::sleep(AGAIN) => {}
-                _ = states.changed() => {}
-                () = lease_changed(&mut leases, state.voters.unsettled()) => {}
+                () = tokio::time::sleep(AGAIN) => true,
+                changed = states.changed() => changed.is_ok(),
+                () = lease_changed(&mut leases, state.voters.unsettled()) => true,
             }
         };
         tokio::select! {
-            () = wait => {}
+            more = wait => if !more { return },
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }

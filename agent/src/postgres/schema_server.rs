@@ -152,4 +152,16 @@ impl SchemaServer for Instance {
             });
         ready.count() as u64
     }
+
+    fn room(&self) -> Option<(u64, u64)> {
+        let data = &self.config().data_dir;
+        [data.clone(), data.join("pg_wal")]
+            .iter()
+            .filter_map(|folder| nix::sys::statvfs::statvfs(folder).ok())
+            .map(|found| {
+                let unit = found.fragment_size();
+                (found.blocks_available() * unit, found.blocks() * unit)
+            })
+            .min()
+    }
 }

@@ -14,7 +14,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const AFTER_TROUBLE: Duration = Duration::from_millis(300);
 
 impl Rollouts {
-    /// Carries rollouts out, while this node is the one to do it, until `stop` says so.
+    /// Carries rollouts out, while this node is the one to do it, until `stop` says so, or no state can come any more.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let Some(server) = self.server.clone() else {
             // Nobody is left to stop it if the sender is gone.
@@ -59,12 +59,13 @@ impl Rollouts {
                     Some(pause) => {
                         // A change of the state is no reason to try again sooner after trouble.
                         tokio::time::sleep(pause).await;
+                        true
                     }
-                    None => drop(states.changed().await),
+                    None => states.changed().await.is_ok(),
                 }
             };
             tokio::select! {
-                () = wait => {}
+                more = wait => if !more { return },
                 _ = stop.wait_for(|stop| *stop) => return,
             }
         }

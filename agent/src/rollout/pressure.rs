@@ -4,7 +4,7 @@ use super::job::{Job, Stop};
 use super::sql::{Db, field};
 use agent_core::rollout::Pressure;
 
-/// A look at the standbys, the slots, the archive, and the table with that OID. Standbys count by how far they have replayed:
+/// A look at the standbys, the slots, the archive, the disk, and the table with that OID. Standbys count by how far they have replayed:
 /// queries there wait behind what they have not.
 pub(super) async fn look(job: &Job, agent: &Db, table: u32, commit_ms: u64) -> Result<Pressure, Stop> {
     let sql = format!(
@@ -16,7 +16,12 @@ pub(super) async fn look(job: &Job, agent: &Db, table: u32, commit_ms: u64) -> R
            WHERE slot_type = 'logical' AND active), 0)::bigint, \
          (SELECT count(*) FROM pg_locks WHERE relation = {table} AND NOT granted), \
          EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid WHERE l.relation = {table} \
-           AND a.backend_type = 'autovacuum worker')"
+           AND a.backend_type = 'autovacuum worker'), \
+         t.live, t.dead FROM (SELECT coalesce(sum(s.n_live_tup), 0)::bigint AS live, coalesce(sum(s.n_dead_tup), 0)::bigint AS dead \
+           FROM pg_stat_all_tables s JOIN pg_class c ON c.oid = s.relid \
+           WHERE (s.relid = {table} OR s.relid IN (SELECT relid FROM pg_partition_tree({table}))) \
+           AND current_setting('autovacuum')::boolean \
+           AND NOT coalesce('autovacuum_enabled=false' = ANY (c.reloptions), false)) t"
     );
     let rows = agent.rows(&sql).await?;
     let row = rows.first().cloned().unwrap_or_default();
@@ -27,6 +32,7 @@ pub(super) async fn look(job: &Job, agent: &Db, table: u32, commit_ms: u64) -> R
             .max(0)
             .unsigned_abs()
     };
+    let room = job.server.room();
     Ok(Pressure {
         lag_bytes: number(0),
         lag_ms: number(1),
@@ -35,5 +41,9 @@ pub(super) async fn look(job: &Job, agent: &Db, table: u32, commit_ms: u64) -> R
         lock_waiters: number(3),
         commit_ms,
         vacuum: field(&row, 4) == "t",
+        live_rows: number(5),
+        dead_rows: number(6),
+        free_bytes: room.map(|(free, _)| free),
+        volume_bytes: room.map_or(0, |(_, size)| size),
     })
 }

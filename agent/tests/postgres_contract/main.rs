@@ -11,3 +11,4 @@ mod processes;
 mod pulses;
 mod rejoin;
 mod replication;
+mod rollouts;

@@ -18,6 +18,12 @@ pub struct Pressure {
     pub commit_ms: u64,
     /// Autovacuum is at work on the table: it would be in the way of both.
     pub vacuum: bool,
+    /// Rows of the table that count, and that are dead and not removed yet; 0 where autovacuum does not look after it.
+    pub live_rows: u64,
+    pub dead_rows: u64,
+    /// Of the volume of the data or of the WAL, whichever has less room: bytes that are free, and its size.
+    pub free_bytes: Option<u64>,
+    pub volume_bytes: u64,
 }
 
 /// The batch sizes that are used, rows.
@@ -25,6 +31,12 @@ pub const BATCH_SMALLEST: u64 = 10;
 const BATCH_LARGEST: u64 = 100_000;
 /// Segments in the queue from which on the archive counts as behind.
 const ARCHIVE_QUEUE_MOST: u64 = 64;
+/// Fewer dead rows than this do not matter, however small the table.
+const DEAD_ROWS_LEAST: u64 = 100_000;
+/// By default autovacuum begins at a fifth of the live rows: at twice as much it does not keep up.
+const DEAD_PER_100_LIVE: u64 = 40;
+/// A server with less room than this, or than a tenth of a smaller volume, shall not be filled by us.
+const ROOM_LEAST: u64 = 10 << 30;
 
 /// Why the next batch has to wait; `None`: it need not.
 #[must_use]
@@ -59,6 +71,21 @@ pub fn too_much(pressure: &Pressure, limits: &RolloutLimits) -> Option<String> {
         return Some(format!(
             "{} WAL files wait to be archived",
             pressure.archive_queue
+        ));
+    }
+    let room = ROOM_LEAST.min(pressure.volume_bytes / 10);
+    if let Some(free) = pressure.free_bytes.filter(|free| *free < room) {
+        return Some(format!(
+            "only {} MB are free on the server's disk, {} MB are wanted: make room",
+            free >> 20,
+            room >> 20
+        ));
+    }
+    if pressure.dead_rows > DEAD_ROWS_LEAST.max(pressure.live_rows / 100 * DEAD_PER_100_LIVE) {
+        return Some(format!(
+            "the table has {} dead rows beside {} live ones: autovacuum does not keep up, or an old transaction or slot \
+             holds it back",
+            pressure.dead_rows, pressure.live_rows
         ));
     }
     if pressure.vacuum {

@@ -393,6 +393,22 @@ fn a_backfill_waits_for_whoever_suffers_and_finds_the_size_that_fits() {
             },
             "autovacuum",
         ),
+        (
+            Pressure {
+                live_rows: 1_000_000,
+                dead_rows: 400_001,
+                ..Pressure::default()
+            },
+            "dead rows",
+        ),
+        (
+            Pressure {
+                free_bytes: Some(9 << 30),
+                volume_bytes: 1 << 40,
+                ..Pressure::default()
+            },
+            "make room",
+        ),
     ] {
         let why = too_much(&pressure, &limits).expect(word);
         assert!(why.contains(word), "{why}");
@@ -402,6 +418,18 @@ fn a_backfill_waits_for_whoever_suffers_and_finds_the_size_that_fits() {
         ..Pressure::default()
     };
     assert_eq!(too_much(&idle, &limits), None, "nothing was written for a minute");
+    let small = Pressure {
+        live_rows: 1_000,
+        dead_rows: 90_000,
+        free_bytes: Some(2 << 30),
+        volume_bytes: 10 << 30,
+        ..Pressure::default()
+    };
+    assert_eq!(
+        too_much(&small, &limits),
+        None,
+        "a small table, and a fifth of a small volume"
+    );
     assert_eq!(next_batch(1000, 500, &limits), 1000);
     assert_eq!(next_batch(1000, 1, &limits), 2000, "at most twice as many");
     assert_eq!(next_batch(1000, 60_000, &limits), 250, "at least a quarter");
