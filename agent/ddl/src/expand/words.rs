@@ -25,7 +25,7 @@ pub fn renamed(sql: &str, mut other: impl FnMut(&str) -> Option<String>) -> Stri
         };
         let (word, behind) = rest.split_at(length);
         let folded = match first {
-            '"' if length > 1 => Some(word[1..length - 1].replace("\"\"", "\"")),
+            '"' if length > 1 && word.ends_with('"') => Some(word[1..length - 1].replace("\"\"", "\"")),
             c if (c.is_alphabetic() || c == '_') && !word.ends_with('\'') => Some(word.to_lowercase()),
             _ => None,
         };

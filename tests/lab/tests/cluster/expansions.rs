@@ -122,6 +122,10 @@ async fn a_version_opens_and_closes_without_a_lost_write_though_the_primary_dies
         "the schemas differ: {broken} and {straight}"
     );
     ensure!(versions(&stage, "broken").await?[0]["state"] == "open");
+    // What an open version needs is no leftover.
+    let words = ["ddl", "janitor", "--database", "broken", "-o", "json"];
+    let janitor: Value = serde_json::from_str(&stage.scene.cluster.pgctl_ok(&words).await?)?;
+    ensure!(janitor["leftovers"] == serde_json::json!([]), "{janitor}");
 
     // The old program is at work: nothing is contracted, and who it is is said.
     let contract = [
