@@ -14,7 +14,8 @@
 //! | `functions` | the triggers' functions |
 //! | `views` | the views of a version, with their defaults and rights |
 //! | `open` | the steps that open a version |
-//! | `contract` | the steps that leave one version, and what shows that the other one is not used |
+//! | `contract` | the steps that leave one version |
+//! | `usage` | what shows that a version is not used |
 
 mod change;
 mod contract;
@@ -22,6 +23,7 @@ mod facts;
 mod functions;
 mod open;
 mod survey;
+mod usage;
 mod views;
 mod words;
 
