@@ -42,7 +42,7 @@ pub fn watch(
     let (goes, condition) = match keep {
         Keep::New => (
             "old",
-            "l.relation = pair.base AND NOT EXISTS (SELECT FROM pg_locks v WHERE v.pid = l.pid AND v.relation = pair.version)",
+            "l.relation = pair.base AND NOT EXISTS (SELECT FROM held v WHERE v.pid = l.pid AND v.relation = pair.version)",
         ),
         Keep::Old | Keep::Tables => ("new", "l.relation = pair.version"),
     };
@@ -51,11 +51,12 @@ pub fn watch(
     } else {
         gate(expansion, goes, length)
     };
+    // One look at all locks: between two of them a program would come and go, and seem to hold one without the other.
     // Keys of other tables that point here are checked under ROW SHARE: they are no program's use.
     let sql = format!(
         "DO $pgctl$ DECLARE ends timestamptz := clock_timestamp() + interval '{length} seconds'; found text; BEGIN LOOP \
-         {written} PERFORM pg_stat_clear_snapshot(); SELECT format('pid %s (role %s, application %s) uses %s', l.pid, a.usename, \
-         coalesce(a.application_name, '?'), l.relation::regclass) INTO found FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid JOIN (VALUES \
+         {written} PERFORM pg_stat_clear_snapshot(); WITH held AS MATERIALIZED (SELECT * FROM pg_locks) SELECT format('pid %s (role %s, application %s) uses %s', l.pid, a.usename, \
+         coalesce(a.application_name, '?'), l.relation::regclass) INTO found FROM held l JOIN pg_stat_activity a ON a.pid = l.pid JOIN (VALUES \
          {}) pair(base, version) ON {condition} WHERE l.locktype = 'relation' AND l.granted AND l.mode IN ('AccessShareLock', \
          'RowExclusiveLock') AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) AND l.pid <> \
          pg_backend_pid() AND a.usesysid IS NOT NULL AND coalesce(a.application_name, '') NOT IN ({NOT_PROGRAMS}) LIMIT 1; IF found IS NOT NULL \
