@@ -131,6 +131,18 @@ fn what_undoes_a_step_is_known_before_it_is_begun() {
     assert_eq!(all[1].undo, ["DROP TABLE n"]);
     assert!(all[2].undo.is_empty(), "what is dropped is gone");
     assert_eq!(all[3].undo, ["DROP VIEW v", "DROP TABLE a"], "last first");
+    let all = steps(
+        "ALTER TABLE orders RENAME COLUMN amount TO sum; ALTER TABLE orders RENAME TO \"Sales\"; \
+         ALTER TABLE customers RENAME CONSTRAINT customers_pkey TO pk; ALTER TABLE IF EXISTS parts RENAME TO pieces",
+    );
+    let undone: Vec<String> = all.iter().map(|step| step.undo.join("; ")).collect();
+    let expected = [
+        "ALTER TABLE orders RENAME COLUMN sum TO amount",
+        "ALTER TABLE \"Sales\" RENAME TO orders",
+        "ALTER TABLE customers RENAME CONSTRAINT pk TO customers_pkey",
+        "",
+    ];
+    assert_eq!(undone, expected, "names go back");
 }
 
 #[test]

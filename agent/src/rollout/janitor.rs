@@ -97,10 +97,19 @@ async fn pending(agent: &Db) -> Result<Vec<Leftover>, SqlError> {
 /// Triggers that are off, and columns and triggers whose names say that a change of a type or a name made them: whether they are
 /// still needed, only a person knows.
 async fn shadows(agent: &Db) -> Result<Vec<Leftover>, SqlError> {
+    // What a version of the schema that is still open needs is no leftover.
+    let known = "SELECT to_regclass('pgctl.versions') IS NOT NULL";
+    let needed = if agent.truth(known).await? {
+        "EXISTS (SELECT FROM pgctl.versions v CROSS JOIN LATERAL jsonb_array_elements(v.expansion->'tables') e \
+         WHERE v.state <> 'contracted' AND e->>'schema' = n.nspname AND e->>'name' = c.relname)"
+    } else {
+        "false"
+    };
     let triggers = format!(
         "SELECT quote_ident(t.tgname), t.tgrelid::regclass::text, t.tgenabled = 'D', p.proname FROM pg_trigger t \
          JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_proc p ON p.oid = t.tgfoid \
-         WHERE NOT t.tgisinternal AND {OURS} AND (t.tgenabled = 'D' OR t.tgname ~ '^(_?pgroll_|pgctl_|repack_|pg_osc_|reshape_)') \
+         WHERE NOT t.tgisinternal AND {OURS} AND (t.tgenabled = 'D' OR NOT {needed} \
+         AND t.tgname ~ '^(_?pgroll_|[!~]?pgctl_|repack_|pg_osc_|reshape_)') \
          ORDER BY 2, 1"
     );
     let mut found = Vec::new();
@@ -130,7 +139,7 @@ async fn shadows(agent: &Db) -> Result<Vec<Leftover>, SqlError> {
     let columns = format!(
         "SELECT a.attrelid::regclass::text, quote_ident(a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
          JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p') \
-         AND {OURS} AND a.attname ~ '^(_pgroll_|pgctl_new_|__reshape_)' ORDER BY 1, 2"
+         AND {OURS} AND NOT {needed} AND a.attname ~ '^(_pgroll_|pgctl_new_|__reshape_)' ORDER BY 1, 2"
     );
     for row in agent.rows(&columns).await? {
         found.push(Leftover {

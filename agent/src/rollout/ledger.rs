@@ -9,12 +9,15 @@ use agent_core::ids::Epoch;
 const CREATE: &str = "BEGIN; CREATE SCHEMA IF NOT EXISTS pgctl; \
     CREATE TABLE IF NOT EXISTS pgctl.rollout_steps (rollout text NOT NULL, step int NOT NULL, epoch bigint NOT NULL, \
     at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(), complete boolean NOT NULL, position text[], \
-    bound text[], rows bigint NOT NULL DEFAULT 0, PRIMARY KEY (rollout, step)); COMMIT";
+    bound text[], rows bigint NOT NULL DEFAULT 0, PRIMARY KEY (rollout, step)); \
+    CREATE TABLE IF NOT EXISTS pgctl.versions (version text PRIMARY KEY, state text NOT NULL, expansion jsonb NOT NULL, \
+    begun timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(), \
+    changed timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()); COMMIT";
 /// A schema or table of that name that a lesser role owns could carry triggers, which would run with our rights.
 const SAFE: &str = "SELECT coalesce(bool_and(r.rolsuper), false) FROM (\
     SELECT nspowner AS owner FROM pg_namespace WHERE nspname = 'pgctl' UNION ALL \
     SELECT relowner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-    WHERE n.nspname = 'pgctl' AND relname = 'rollout_steps') o JOIN pg_roles r ON r.oid = o.owner";
+    WHERE n.nspname = 'pgctl' AND relname IN ('rollout_steps', 'versions')) o JOIN pg_roles r ON r.oid = o.owner";
 
 /// What the database says of a step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,10 +36,11 @@ pub(super) async fn prepare(agent: &Db, role: &str) -> Result<(), Stop> {
     let role_text = literal(role);
     let usable = format!(
         "SELECT coalesce(has_schema_privilege({role_text}, to_regnamespace('pgctl')::oid, 'USAGE') AND \
-         has_table_privilege({role_text}, to_regclass('pgctl.rollout_steps')::oid, 'INSERT'), false)"
+         has_table_privilege({role_text}, to_regclass('pgctl.rollout_steps')::oid, 'INSERT') AND \
+         has_table_privilege({role_text}, to_regclass('pgctl.versions')::oid, 'INSERT'), false)"
     );
     if !agent
-        .truth("SELECT to_regclass('pgctl.rollout_steps') IS NOT NULL")
+        .truth("SELECT to_regclass('pgctl.rollout_steps') IS NOT NULL AND to_regclass('pgctl.versions') IS NOT NULL")
         .await?
     {
         agent.rows(CREATE).await?;
@@ -51,7 +55,7 @@ pub(super) async fn prepare(agent: &Db, role: &str) -> Result<(), Stop> {
         let role = name(role);
         let grants = format!(
             "GRANT USAGE ON SCHEMA pgctl TO {role}; \
-             GRANT SELECT, INSERT, UPDATE, DELETE ON pgctl.rollout_steps TO {role}"
+             GRANT SELECT, INSERT, UPDATE, DELETE ON pgctl.rollout_steps, pgctl.versions TO {role}"
         );
         agent.rows(&grants).await?;
     }

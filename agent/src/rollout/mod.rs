@@ -16,6 +16,7 @@
 //! | `look` | who holds a lock, and who waits for us |
 //! | `fingerprint` | one number for a whole schema |
 //! | `schema`, `trace`, `janitor` | what plans are made of; statements tried on an empty copy; what others left behind |
+//! | `versions` | versions of a schema side by side, and what hangs on columns that change |
 //! | `live`, `convert`, `service` | all of this for `pgctl` |
 //!
 //! *Invariant:* a step is begun only after its intent is committed, and told to be done only after a commit that follows its
@@ -40,6 +41,7 @@ mod service;
 mod sql;
 mod trace;
 mod transaction;
+mod versions;
 
 pub use service::RolloutService;
 

@@ -1,7 +1,7 @@
 //! Rollouts for `pgctl`.
 
 use super::sql::Db;
-use super::{Rollouts, convert, janitor, schema, trace};
+use super::{Rollouts, convert, janitor, schema, trace, versions};
 use crate::ports::{ProposeError, SchemaServer, SqlError, SqlRole};
 use crate::wall_time::stamp;
 use agent_core::cluster::{Command, Rejected, RolloutAct, RolloutStep};
@@ -179,6 +179,17 @@ impl Wire for RolloutService {
         Ok(Response::new(wire::HistoryReply {
             rollouts: state.rollouts.past.iter().map(convert::past).collect(),
         }))
+    }
+
+    async fn versions(
+        &self,
+        request: Request<wire::VersionsRequest>,
+    ) -> Result<Response<wire::VersionsReply>, Status> {
+        let wire::VersionsRequest { database, tables } = request.into_inner();
+        let server = self.server_here()?.as_ref();
+        self.permitted()?;
+        let reply = versions::of(server, &database, &tables, self.node_name()).await;
+        reply.map(Response::new).map_err(of_sql)
     }
 
     async fn janitor(

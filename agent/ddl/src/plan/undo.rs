@@ -34,6 +34,16 @@ pub fn of(act: &Act) -> Option<String> {
             if_exists: false,
             parts,
         } => {
+            if let [
+                TablePart {
+                    action: TableAction::Rename(to),
+                    ..
+                },
+            ] = parts.as_slice()
+            {
+                let renamed = table.beside(to.clone());
+                return Some(format!("ALTER TABLE {renamed} RENAME TO {}", quote(&table.name)));
+            }
             let undone: Option<Vec<String>> = parts.iter().rev().map(part).collect();
             let undone: Vec<String> = undone?.into_iter().filter(|part| !part.is_empty()).collect();
             if undone.is_empty() {
@@ -65,6 +75,12 @@ fn part(part: &TablePart) -> Option<String> {
             };
             let name = constraint.name.as_ref().filter(|_| !index)?;
             format!("DROP CONSTRAINT {}", quote(name))
+        }
+        TableAction::RenameColumn { from, to } => {
+            format!("RENAME COLUMN {} TO {}", quote(to), quote(from))
+        }
+        TableAction::RenameConstraint { from, to } => {
+            format!("RENAME CONSTRAINT {} TO {}", quote(to), quote(from))
         }
         TableAction::ValidateConstraint(_) | TableAction::SetStatistics(_) => String::new(),
         _ => return None,

@@ -1,6 +1,7 @@
 //! ALTER TABLE, action by action.
 
 use super::lock::LockMode::{AccessExclusive, AccessShare, Share, ShareRowExclusive, ShareUpdateExclusive};
+use super::retype::SIDE_BY_SIDE;
 use super::{Judge, LockMode, Severity};
 use crate::model::{AlteredKind, ConstraintKind, Name, TableAction, TablePart};
 
@@ -229,7 +230,7 @@ impl Judge<'_> {
             TableAction::RenameConstraint { .. } => Effect::brief(AccessExclusive),
             TableAction::RenameColumn { from, to } => {
                 let safe = format!(
-                    "-- Expand, then contract: a view serves both names while programs move over.\n\
+                    "{SIDE_BY_SIDE}\n-- By hand: a view serves both names while programs move over.\n\
                      CREATE VIEW {} AS SELECT *, {from} AS {to} FROM {table};",
                     table.beside(format!("{}_with_{to}", table.name))
                 );
@@ -238,7 +239,7 @@ impl Judge<'_> {
             }
             TableAction::Rename(to) => {
                 let safe = format!(
-                    "-- The new name first, as a view that takes writes; the table itself keeps its name.\n\
+                    "{SIDE_BY_SIDE}\n-- By hand: the new name first, as a view that takes writes; the table itself keeps its name.\n\
                      CREATE VIEW {} AS SELECT * FROM {table};",
                     table.beside(to.clone())
                 );

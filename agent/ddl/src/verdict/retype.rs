@@ -198,12 +198,16 @@ impl Judge<'_> {
     }
 }
 
+/// Where a change that breaks programs is better made.
+pub(super) const SIDE_BY_SIDE: &str = "-- With the old and the new program side by side, from this very statement (docs/ddl.md):\n\
+                                       --   pgctl ddl expand --database NAME --version NAME FILE";
+
 /// A new column beside the old one, kept equal by a trigger, filled in batches, then swapped.
 fn shadow_column(table: &Name, column: &str, ty: &TypeName, using: Option<&Expr>) -> String {
     let value = using.map_or_else(|| format!("{column}::{ty}"), |expr| expr.sql.clone());
     let function = table.beside(format!("{}_{column}_new", table.name));
     format!(
-        "ALTER TABLE {table} ADD COLUMN {column}_new {ty};\nCREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql \
+        "{SIDE_BY_SIDE}\n-- By hand:\nALTER TABLE {table} ADD COLUMN {column}_new {ty};\nCREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql \
          AS $$ BEGIN NEW.{column}_new := NEW.{column}; RETURN NEW; END $$;\nCREATE TRIGGER {column}_new BEFORE INSERT OR \
          UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION {function}();\n-- in batches, each committed:\nUPDATE {table} SET \
          {column}_new = {value} WHERE {column}_new IS DISTINCT FROM {value};\n-- in one short transaction, with a \

@@ -4,6 +4,7 @@
 //! Set `PGCTL_TEST_PG_BINDIRS` to a colon-separated list of folders with server programs; each version is tested.
 
 mod cases;
+mod expansion;
 mod server;
 
 use ddl::lint::{Judged, Options, lint, schema};

@@ -214,7 +214,7 @@ pub fn strength(mode: &str) -> usize {
         .expect("a mode of PostgreSQL")
 }
 
-async fn rows(client: &Client, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
+pub async fn rows(client: &Client, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
     let messages = client.simple_query(sql).await?;
     Ok(messages
         .into_iter()

@@ -7,6 +7,7 @@ use crate::cli::Globals;
 use crate::failure::Failure;
 use crate::output::{self, Format, confirm, plain};
 use crate::session::{Intent, Session};
+use ddl::plan::Step;
 use proto::rollout::{Limits, Plan, StartRequest, Status};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,13 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     scripts: Scripts,
+    #[command(flatten)]
+    manner: Manner,
+}
+
+/// How a rollout goes about it.
+#[derive(Debug, clap::Args)]
+pub struct Manner {
     /// How long a step may try to get its locks, seconds
     #[arg(long, value_name = "SECONDS", default_value = "1800", value_parser = clap::value_parser!(u64).range(1..=604_800))]
     lock_budget: u64,
@@ -52,39 +60,40 @@ pub struct Args {
 
 pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     let planned = planning::plan(globals, &args.scripts).await?;
-    for (number, step) in planned.steps.iter().enumerate() {
-        let safer = if step.rewritten { " (safer form)" } else { "" };
-        eprintln!(
-            "{:>3}. {}{safer}",
-            number + 1,
-            plain(&step.sql.join("; ").replace('\n', " "))
-        );
-    }
-    let question = format!(
-        "Carry these {} steps out in {}?",
-        planned.steps.len(),
-        args.scripts.database
-    );
-    confirm(&question, args.yes)?;
+    let (name, database) = (&planned.name, &args.scripts.database);
+    begin(globals, name, database, &planned.steps, &args.manner).await
+}
+
+/// Shows the steps, asks, begins, and looks on.
+pub async fn begin(
+    globals: &Globals,
+    name: &str,
+    database: &str,
+    steps: &[Step],
+    manner: &Manner,
+) -> Result<(), Failure> {
+    planning::say(steps);
+    let question = format!("Carry these {} steps out in {database}?", steps.len());
+    confirm(&question, manner.yes)?;
     let request = StartRequest {
         request: Session::request_id(),
         plan: Some(Plan {
-            name: planned.name.clone(),
-            database: args.scripts.database.clone(),
-            steps: planning::sent(&planned.steps),
+            name: name.to_owned(),
+            database: database.to_owned(),
+            steps: planning::sent(steps),
             limits: Some(Limits {
-                lock_budget_s: args.lock_budget,
-                cancel_blockers_s: args.cancel_blockers_older_than.unwrap_or(0),
-                lag_bytes: args.max_lag_mb << 20,
-                lag_ms: args.max_lag_ms,
-                batch_ms: args.batch_ms,
+                lock_budget_s: manner.lock_budget,
+                cancel_blockers_s: manner.cancel_blockers_older_than.unwrap_or(0),
+                lag_bytes: manner.max_lag_mb << 20,
+                lag_ms: manner.max_lag_ms,
+                batch_ms: manner.batch_ms,
             }),
         }),
     };
     let session = globals.session()?;
     let start = async |mut client: agents::Client| client.start(request.clone()).await;
     let status = ask(&session, Intent::Write, start).await?;
-    if args.detach {
+    if manner.detach {
         return rollout::show(globals.output, &status);
     }
     let end = follow(&session, &request.request).await?;

@@ -2,6 +2,8 @@
 
 mod agents;
 mod apply;
+mod contract;
+mod expand;
 mod files;
 mod forecast;
 mod janitor;
@@ -9,6 +11,7 @@ mod lint;
 mod plan;
 mod planning;
 mod rollout;
+mod versions;
 
 use crate::cli::Globals;
 use crate::failure::Failure;
@@ -22,6 +25,9 @@ Examples:
   pgctl ddl lint migrations/
   pgctl ddl plan --database app 0042_orders.sql
   pgctl ddl apply --database app 0042_orders.sql
+  pgctl ddl expand --database app --version app_v2 0043_amount.sql
+  pgctl ddl versions --database app
+  pgctl ddl contract --database app --version app_v2
   pgctl ddl status
   pgctl ddl janitor --database app")]
 pub struct Args {
@@ -34,6 +40,9 @@ enum Verb {
     Lint(lint::Args),
     Plan(plan::Args),
     Apply(apply::Args),
+    Expand(expand::Args),
+    Contract(contract::Args),
+    Versions(versions::Args),
     Status(rollout::StatusArgs),
     Pause(rollout::PauseArgs),
     Resume(rollout::ResumeArgs),
@@ -47,6 +56,9 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         Verb::Lint(args) => return lint::run(globals.output, args),
         Verb::Plan(args) => plan::run(globals, args).await,
         Verb::Apply(args) => apply::run(globals, args).await,
+        Verb::Expand(args) => expand::run(globals, args).await,
+        Verb::Contract(args) => contract::run(globals, args).await,
+        Verb::Versions(args) => versions::run(globals, args).await,
         Verb::Status(_) => rollout::status(globals).await,
         Verb::Pause(_) => rollout::direct(globals, "pause", false).await,
         Verb::Resume(_) => rollout::direct(globals, "resume", false).await,

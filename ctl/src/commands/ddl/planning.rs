@@ -68,12 +68,7 @@ pub async fn plan(globals: &Globals, scripts: &Scripts) -> Result<Planned, Failu
     };
     let dump = schema.dump.clone();
     let work = move || ddl::plan::plan(&texts, &ddl::lint::schema(&dump), &options);
-    let planned = std::thread::Builder::new()
-        .stack_size(STACK_BYTES)
-        .spawn(work)
-        .map_err(|error| Failure::local(format!("no thread could be started: {error}")))?
-        .join()
-        .map_err(|_| Failure::local("the planner broke on these files: please report them"))?;
+    let planned = with_stack(work)?;
     let steps = planned.map_err(|refusals| {
         for refusal in &refusals {
             eprintln!(
@@ -94,6 +89,28 @@ pub async fn plan(globals: &Globals, scripts: &Scripts) -> Result<Planned, Failu
         ));
     }
     Ok(Planned { name, schema, steps })
+}
+
+/// Does what the parser needs room for.
+pub fn with_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    std::thread::Builder::new()
+        .stack_size(STACK_BYTES)
+        .spawn(work)
+        .map_err(|error| Failure::local(format!("no thread could be started: {error}")))?
+        .join()
+        .map_err(|_| Failure::local("the planner broke on these files: please report them"))
+}
+
+/// Tells of steps before they are carried out.
+pub fn say(steps: &[Step]) {
+    for (number, step) in steps.iter().enumerate() {
+        let safer = if step.rewritten { " (safer form)" } else { "" };
+        eprintln!(
+            "{:>3}. {}{safer}",
+            number + 1,
+            plain(&step.sql.join("; ").replace('\n', " "))
+        );
+    }
 }
 
 /// Steps as agents take them.

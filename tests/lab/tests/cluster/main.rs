@@ -9,6 +9,7 @@ mod brutal;
 mod disks;
 mod duties;
 mod exit_codes;
+mod expansions;
 mod failover;
 mod fence_devices;
 mod guard;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// The role that owns what is changed.
-const OWNER: &str = "app";
+pub(super) const OWNER: &str = "app";
 
 /// A database with tables worth changing.
 const SETUP: &str = "
@@ -34,7 +34,7 @@ ALTER TABLE parts DETACH PARTITION parts_2 CONCURRENTLY;
 DROP INDEX CONCURRENTLY parts_2_x;
 ";
 
-async fn connect(server: SocketAddr, user: &str, database: &str) -> Result<Client> {
+pub(super) async fn connect(server: SocketAddr, user: &str, database: &str) -> Result<Client> {
     let text = format!(
         "host={} port={} user={user} dbname={database} connect_timeout=2",
         server.ip(),
@@ -45,7 +45,7 @@ async fn connect(server: SocketAddr, user: &str, database: &str) -> Result<Clien
     Ok(client)
 }
 
-async fn value(client: &Client, sql: &str) -> Result<String> {
+pub(super) async fn value(client: &Client, sql: &str) -> Result<String> {
     let messages = client.simple_query(sql).await?;
     let row = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
@@ -55,14 +55,14 @@ async fn value(client: &Client, sql: &str) -> Result<String> {
 }
 
 /// A cluster with databases to change, and the script on disk.
-struct Stage {
-    scene: Scene,
-    script: PathBuf,
+pub(super) struct Stage {
+    pub(super) scene: Scene,
+    pub(super) script: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Stage {
-    async fn set(lab: &Lab, name: &str, databases: &[&str], script: &str) -> Result<Stage> {
+    pub(super) async fn set(lab: &Lab, name: &str, databases: &[&str], script: &str) -> Result<Stage> {
         let scene = Scene::start(lab, name, |cluster| {
             cluster.timing("lan-fast").rollout_role(OWNER)
         })
@@ -91,7 +91,7 @@ impl Stage {
         })
     }
 
-    async fn primary(&self, database: &str) -> Result<Client> {
+    pub(super) async fn primary(&self, database: &str) -> Result<Client> {
         let primary = self.scene.cluster.wait_for_primary(RECOVERY).await?;
         connect(self.scene.cluster.node(&primary).pg_address()?, OWNER, database).await
     }
@@ -104,7 +104,7 @@ impl Stage {
         self.scene.cluster.pgctl_ok(&words).await.map(drop)
     }
 
-    async fn status(&self) -> Result<Value> {
+    pub(super) async fn status(&self) -> Result<Value> {
         let said = self
             .scene
             .cluster
@@ -114,7 +114,7 @@ impl Stage {
     }
 
     /// Waits until the rollout is in that phase, and returns how it stands.
-    async fn until(&self, phase: &str) -> Result<Value> {
+    pub(super) async fn until(&self, phase: &str) -> Result<Value> {
         wait_until(&format!("the rollout is {phase}"), 3 * RECOVERY, || async {
             let status = self.status().await?;
             ensure!(status["rollout"]["phase"] == phase, "{status}");
@@ -313,7 +313,14 @@ async fn a_plan_is_tried_on_an_empty_copy_and_the_janitor_mends_what_others_left
         .await?;
     ensure!(text.contains("rewrites  orders"), "{text}");
 
-    // Broken off builds, a constraint that was never validated, a half detached partition.
+    // Broken off builds, a constraint that was never validated, a half detached partition, and what other tools have forgotten.
+    client
+        .batch_execute(
+            "ALTER TABLE orders ADD COLUMN _pgroll_new_amount bigint; \
+             CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; \
+             CREATE TRIGGER \"~pgctl_gone\" BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION nothing()",
+        )
+        .await?;
     client
         .batch_execute("ALTER TABLE orders ADD CONSTRAINT late CHECK (amount >= 0) NOT VALID")
         .await?;
@@ -323,8 +330,14 @@ async fn a_plan_is_tried_on_an_empty_copy_and_the_janitor_mends_what_others_left
     ensure!(failed.is_err(), "customers are not unique");
     client.batch_execute("DELETE FROM orders WHERE id > 100").await?;
     let reader = stage.primary("app").await?;
-    reader.batch_execute("BEGIN; SELECT count(*) FROM parts").await?;
+    reader
+        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM parts")
+        .await?;
     client.batch_execute("SET statement_timeout = 300").await?;
+    let rebuilt = client
+        .batch_execute("REINDEX INDEX CONCURRENTLY orders_pkey")
+        .await;
+    ensure!(rebuilt.is_err(), "an old snapshot was in the way");
     let detached = client
         .batch_execute("ALTER TABLE parts DETACH PARTITION parts_2 CONCURRENTLY")
         .await;
@@ -343,7 +356,15 @@ async fn a_plan_is_tried_on_an_empty_copy_and_the_janitor_mends_what_others_left
     wait_until("the leftovers are found", RECOVERY, || async {
         let found = kinds(stage.scene.cluster.pgctl_ok(&words).await?)?;
         ensure!(
-            found == ["invalid-index", "not-validated", "pending-detach"],
+            found
+                == [
+                    "invalid-index",
+                    "leftover-index",
+                    "not-validated",
+                    "pending-detach",
+                    "orphaned-trigger",
+                    "shadow-column"
+                ],
             "{found:?}"
         );
         Ok(())
@@ -355,9 +376,10 @@ async fn a_plan_is_tried_on_an_empty_copy_and_the_janitor_mends_what_others_left
         .pgctl_ok(&[words.as_slice(), &["--repair", "--yes"]].concat())
         .await?;
     ensure!(!repaired.contains("not repaired"), "{repaired}");
-    wait_until("nothing is left behind", RECOVERY, || async {
+    // Whether those are still needed only a person knows.
+    wait_until("nothing else is left behind", RECOVERY, || async {
         let found = kinds(stage.scene.cluster.pgctl_ok(&words).await?)?;
-        ensure!(found.is_empty(), "{found:?}");
+        ensure!(found == ["orphaned-trigger", "shadow-column"], "{found:?}");
         Ok(())
     })
     .await?;
