@@ -320,6 +320,7 @@ fn cause_name(cause: Cause) -> &'static str {
         Cause::ManualFailover => "manual-failover",
         Cause::Renewal => "renewal",
         Cause::PledgeRepair => "pledge-repair",
+        Cause::Restore => "restore",
     }
 }
 

@@ -1,5 +1,8 @@
-//! `pgctl restore`: from a repository to a data directory, without any agent.
+//! `pgctl restore`: from a repository to a data directory, without any agent; or the whole cluster in place.
 
+mod in_place;
+
+use crate::cli::Globals;
 use crate::failure::Failure;
 use crate::output::{self, Format, bytes};
 use crate::repositories::{Opened, Which, refused};
@@ -23,25 +26,55 @@ const LEFT_OUT: [&str; 4] = [
 ];
 const ORDER: &str = "pgctl.recovery.json";
 
-/// Restores a backup into an empty directory, and prepares its recovery to a point in time
+/// Restores a backup into an empty directory, or the whole cluster in place, to a point in time
 ///
-/// Reads the repository itself: no agent is needed, and none is asked. Run it as the user that will run the server.
-/// Nothing is overwritten, and the restored server archives nothing and follows nobody. At the
+/// With --into it reads the repository itself: no agent is needed, and none is asked. Run it as the user that will run the
+/// server. Nothing is overwritten, and the restored server archives nothing and follows nobody. At the
 /// target it becomes writable, on a timeline of its own, unless --action says otherwise.
+///
+/// With --in-place the cluster is stopped, and one node restored beside its old data and recovered to the target, where it
+/// can be read. Then --step goes to another target, --commit makes it the primary, and --abort brings everything back as it
+/// was. Each goes on by itself though agents die; --status says how far it is.
 #[derive(Debug, clap::Args)]
 #[command(
     group = ArgGroup::new("target").args(["to_time", "to_lsn", "to_xid", "to_name", "to_immediate"]),
+    group = ArgGroup::new("way").args(["into", "in_place", "step", "commit", "abort", "status"]),
     after_help = "\
 Examples:
   pgctl restore --preview --to-time '2026-11-21 14:02:59+01'
   pgctl restore --into /srv/rescue --to-time '2026-11-21 14:02:59+01' --port 5499
   pgctl restore --into /srv/pg                        # all that was archived
-  pgctl restore --into /srv/pg --config repository.toml --cluster demo"
+  pgctl restore --into /srv/pg --config repository.toml --cluster demo
+  pgctl restore --in-place --preview --to-time '2026-11-21 14:02:59+01'
+  pgctl restore --in-place --to-time '2026-11-21 14:02:59+01'
+  pgctl restore --step --to-time '2026-11-21 14:03:10+01'
+  pgctl restore --commit"
 )]
 pub struct Args {
     /// The directory; made if it is not there, and must be empty
-    #[arg(long, value_name = "DIR", required_unless_present = "preview")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["preview", "way"])]
     into: Option<PathBuf>,
+    /// Stop the cluster, and restore it on one node
+    #[arg(long, requires = "target")]
+    in_place: bool,
+    /// Of a restore in place: go to another target
+    #[arg(long, requires = "target", conflicts_with = "preview")]
+    step: bool,
+    /// Of a restore in place: the restored node becomes the primary; what was written after the target is given up
+    #[arg(long, conflicts_with_all = ["target", "preview"])]
+    commit: bool,
+    /// Of a restore in place: put everything back as it was
+    #[arg(long, conflicts_with_all = ["target", "preview"])]
+    abort: bool,
+    /// Of a restore in place: how far it is
+    #[arg(long, conflicts_with_all = ["target", "preview"])]
+    status: bool,
+    /// The node that restores the cluster, instead of the primary's
+    #[arg(long, value_name = "NODE", requires = "in_place")]
+    node: Option<String>,
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    yes: bool,
     /// Say what would be done, and do nothing
     #[arg(long)]
     preview: bool,
@@ -103,7 +136,11 @@ struct Done {
     start: String,
 }
 
-pub async fn run(format: Format, args: &Args) -> Result<(), Failure> {
+pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
+    if args.in_place || args.step || args.commit || args.abort || args.status {
+        return in_place::run(globals, args).await;
+    }
+    let format = globals.output;
     let target = target(args)?;
     let opened = args.which.open().await?;
     let there = inventory(&opened.repository, &opened.line)
