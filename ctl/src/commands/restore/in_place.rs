@@ -79,7 +79,10 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     // Backups of the line that was left are of no use for what is written from now on.
     eprintln!("a full backup of the restored cluster follows; it goes on without this command");
     if let Err(failure) = create::run(globals, &create::Args::full()).await {
-        eprintln!("the backup did not come off: {}; pgctl backup create", failure.message());
+        eprintln!(
+            "the backup did not come off: {}; pgctl backup create",
+            failure.message()
+        );
     }
     Ok(())
 }
