@@ -19,6 +19,7 @@
 //! | `evidence` | what drills found |
 //! | `plan`, `unpack`, `increment` | what a restore would do, and doing it |
 //! | `retention`, `marks`, `expiry` | what is kept and what goes: the decision, what a person says about it, carrying it out |
+//! | `owner` | which cluster archives into a line |
 //! | `verify` | reading it all, and mending it from another repository |
 //! | `survey` | what lies there, a lost marker, a change of keys |
 //! | `recovery` | what a restored server may fetch, and what it must find |
@@ -46,6 +47,7 @@ mod inventory;
 mod keys;
 mod layout;
 mod marks;
+mod owner;
 mod page_header;
 mod plan;
 mod recovery;
@@ -72,6 +74,7 @@ pub use expiry::{Deleted, Expiry, Going, expire, marked};
 pub use inventory::{Hole, Inventory, Span, inventory};
 pub use layout::Line;
 pub use marks::{Pin, Proof, pin, pins, proofs, unpin};
+pub use owner::{Owner, claim, owner, take_over};
 pub use page_header::{SegmentFacts, check_segment};
 pub use plan::{Plan, Target, Unplannable, plan};
 pub use recovery::RecoveryOrder;

@@ -60,7 +60,7 @@ pub struct Survey {
 }
 
 /// The folders of a line.
-const FOLDERS: [&str; 13] = [
+const FOLDERS: [&str; 14] = [
     "wal",
     "history",
     "labels",
@@ -69,6 +69,7 @@ const FOLDERS: [&str; 13] = [
     "quarantine",
     "backups",
     "keys",
+    "owners",
     "pins",
     "drills",
     "dumps",

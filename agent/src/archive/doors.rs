@@ -1,11 +1,13 @@
 //! The repositories: each opened when it can be, and tried again when it could not.
 
 use super::ArchiveConfig;
+use super::sight::Sight;
 use crate::durable;
-use repository::{Error, Line, Repository, RepositoryConfig};
+use crate::wall_time::stamp;
+use repository::{Error, Line, Owner, Repository, RepositoryConfig, claim};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a repository that could not be opened is left alone: the archiver asks every second.
@@ -16,6 +18,7 @@ const KNOWN: &str = "repositories.json";
 pub(super) struct Doors {
     doors: Vec<Door>,
     known: PathBuf,
+    sight: Arc<dyn Fn() -> Sight + Send + Sync>,
 }
 
 struct Door {
@@ -33,7 +36,7 @@ pub(super) struct Opened {
 }
 
 impl Doors {
-    pub(super) fn new(config: &ArchiveConfig) -> Doors {
+    pub(super) fn new(config: &ArchiveConfig, sight: Arc<dyn Fn() -> Sight + Send + Sync>) -> Doors {
         let doors = config.repositories.iter().map(|config| Door {
             config: config.clone(),
             open: tokio::sync::Mutex::default(),
@@ -42,6 +45,7 @@ impl Doors {
         Doors {
             doors: doors.collect(),
             known: config.state_dir.join(KNOWN),
+            sight,
         }
     }
 
@@ -106,6 +110,18 @@ impl Doors {
                 source,
             })?;
         }
+        // Before anything is written: a copy of this cluster that was founded under the same name must not be let in.
+        let owner = Owner {
+            cluster_id: (self.sight)().cluster_id,
+            at_ms: i64::try_from(stamp().0).unwrap_or(i64::MAX),
+        };
+        if owner.cluster_id.is_empty() {
+            return Err(Error::NotThisOne {
+                repository: name.clone(),
+                why: "this agent does not know its cluster yet".to_owned(),
+            });
+        }
+        claim(&plain, line, &owner).await?;
         let wal = plain.for_wal(line).await?;
         tracing::info!(repository = name, id = plain.id(), "the repository is open");
         Ok(Opened {

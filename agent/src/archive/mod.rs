@@ -152,7 +152,7 @@ impl Archive {
                 tracing::warn!(error, "scratch space of an earlier drill could not be cleared");
             }
         });
-        let doors = Arc::new(Doors::new(&config));
+        let doors = Arc::new(Doors::new(&config, Arc::clone(&sight)));
         let pusher = Arc::new(Pusher::new(
             config.clone(),
             Arc::clone(&source),

@@ -54,7 +54,8 @@ pub async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
         }
         remember(&node, &current, &pg);
         // An agent before this one may have left clients shut out.
-        let restored = current.restores.running.is_some() && node.lease.status().fenced >= current.epoch;
+        // Nobody was promoted with them, and the epoch that its node may hold still is over.
+        let restored = current.restores.running.is_some() && node.desk().memory.restored.is_some();
         let to_be_read = restored || current.holder.is_some_and(|holder| holder != node.id());
         if matches!(pg.server, Server::Standby(_)) && to_be_read {
             node.lease.needs_no_lease(current.epoch);

@@ -515,6 +515,17 @@ fn the_node_restores_recovers_and_tells() {
     for (what, pg, restored, rule, action) in cases {
         assert_does(what, &with(pg, restored), rule, action);
     }
+    let mut holder = state.clone();
+    holder.holder = Some(N2);
+    let mut view = node_view(N2, &holder, paused(at(2, 150)));
+    view.lease.valid = false;
+    view.memory.restored = Some(data(1, true));
+    assert_does(
+        "its agent has restarted, and held the epoch",
+        &view,
+        "restore-reached",
+        "Propose",
+    );
     let mut failed = with(down(), None);
     failed.memory.job_failed_at = Some(MonoTime(NOW.0 - 100));
     assert_does("an attempt has just failed", &failed, "restore-failed", "");

@@ -72,8 +72,13 @@ impl Shop {
     /// The restored server can be read and has these rows, and no server takes writes.
     async fn shows(&self, node: &str, content: &str) -> Result<()> {
         let address = self.cluster.node(node).pg_address()?;
-        let found = sql::value(address, CONTENT).await.with_context(|| self.logs())?;
-        ensure!(found == content, "{found} instead of {content}");
+        let read = wait_until("the restored server shows its rows", RECOVERY, || async {
+            let found = sql::value(address, CONTENT).await?;
+            ensure!(found == content, "{found} instead of {content}");
+            Ok(())
+        })
+        .await;
+        read.with_context(|| self.logs())?;
         let refused = sql::query(address, "INSERT INTO goods VALUES (0)").await;
         ensure!(
             refused.is_err(),

@@ -31,7 +31,8 @@ pub(super) fn decide(view: &NodeView<'_>) -> Option<Decision<NodeAction>> {
     if running.phase == RestorePhase::Stopping {
         return holds.then(|| end_the_epoch(view));
     }
-    if holds && view.lease.fenced < view.state.epoch {
+    // Once the old data are out of the way no server of that epoch can run here.
+    if holds && view.memory.restored.is_none() && view.lease.fenced < view.state.epoch {
         return Some(end_the_epoch(view));
     }
     Some(if running.node == view.me {
