@@ -53,7 +53,10 @@ pub async fn claim(repository: &Repository, line: &Line, claims: &Owner) -> Resu
 /// The line is not there, somebody else takes it at the same moment, or the store cannot be read or written.
 pub async fn take_over(repository: &Repository, line: &Line, by: &Owner) -> Result<bool, Error> {
     let last = owner(repository, line).await?;
-    if last.as_ref().is_some_and(|(_, last)| last.cluster_id == by.cluster_id) {
+    if last
+        .as_ref()
+        .is_some_and(|(_, last)| last.cluster_id == by.cluster_id)
+    {
         return Ok(false);
     }
     let number = last.map_or(0, |(number, _)| number) + 1;
@@ -107,19 +110,42 @@ mod tests {
 
     #[tokio::test]
     async fn a_line_has_one_owner_until_another_takes_it_over() {
-        let repository = Repository::over(Arc::new(InMemory::new())).await.expect("a repository");
+        let repository = Repository::over(Arc::new(InMemory::new()))
+            .await
+            .expect("a repository");
         let line = Line::new("prod", SystemId(7));
         let other_line = Line::new("copy", SystemId(7));
         claim(&repository, &line, &of("a")).await.expect("nobody has it");
         claim(&repository, &line, &of("a")).await.expect("it is its own");
-        let refused = claim(&repository, &line, &of("b")).await.expect_err("it is another's");
+        let refused = claim(&repository, &line, &of("b"))
+            .await
+            .expect_err("it is another's");
         let said = refused.to_string();
-        assert!(said.contains("cluster.name") && said.contains("take-over"), "{said}");
-        claim(&repository, &other_line, &of("b")).await.expect("under another name it may");
+        assert!(
+            said.contains("cluster.name") && said.contains("take-over"),
+            "{said}"
+        );
+        claim(&repository, &other_line, &of("b"))
+            .await
+            .expect("under another name it may");
         assert!(take_over(&repository, &line, &of("b")).await.expect("taken"));
-        assert!(!take_over(&repository, &line, &of("b")).await.expect("it has it already"));
-        claim(&repository, &line, &of("b")).await.expect("it is its own now");
-        claim(&repository, &line, &of("a")).await.expect_err("the old owner is back");
-        assert_eq!(owner(&repository, &line).await.expect("read").map(|(number, _)| number), Some(2));
+        assert!(
+            !take_over(&repository, &line, &of("b"))
+                .await
+                .expect("it has it already")
+        );
+        claim(&repository, &line, &of("b"))
+            .await
+            .expect("it is its own now");
+        claim(&repository, &line, &of("a"))
+            .await
+            .expect_err("the old owner is back");
+        assert_eq!(
+            owner(&repository, &line)
+                .await
+                .expect("read")
+                .map(|(number, _)| number),
+            Some(2)
+        );
     }
 }

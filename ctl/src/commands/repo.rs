@@ -47,7 +47,9 @@ enum Verb {
     ///
     /// A copy that was restored beside its source and founded under the same name is refused by the repository. If no
     /// server of the source will ever run again, this gives what it has archived to the copy.
-    #[command(after_help = "Examples:\n  pgctl repo take-over --cluster prod --by 59836c06-a2c1-4c48-b165-deb5d4924b26")]
+    #[command(
+        after_help = "Examples:\n  pgctl repo take-over --cluster prod --by 59836c06-a2c1-4c48-b165-deb5d4924b26"
+    )]
     TakeOver {
         /// The id of the cluster that shall archive from now on: its agents' log names it, and `pgctl status -o json`
         #[arg(long, value_name = "CLUSTER_ID")]

@@ -182,7 +182,8 @@ fn while_it_is_under_way_nobody_else_is_granted_an_epoch() {
 #[test]
 fn the_grant_is_for_what_was_inspected_and_needs_the_old_epoch_released() {
     let state = restoring(RestorePhase::Committing);
-    let cases: [(&str, NodeId, &[(NodeId, Release)]); 5] = [
+    type Told<'a> = &'a [(NodeId, Release)];
+    let cases: [(&str, NodeId, Told<'_>); 5] = [
         (
             "it is further than what was inspected",
             N2,

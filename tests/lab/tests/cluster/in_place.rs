@@ -1,6 +1,6 @@
 //! The whole cluster goes back to a point in time: looked at, gone on from, given up, committed, whoever dies meanwhile.
 
-use crate::archive::{archived_up_to_now, place};
+use crate::archive::{Rescue, archived_up_to_now, place};
 use crate::orders::events;
 use crate::scene::RECOVERY;
 use anyhow::{Context, Result, ensure};
@@ -312,4 +312,102 @@ async fn a_restore_that_is_given_up_leaves_everything_as_it_was() -> Result<()> 
     ensure!(left.is_empty(), "{left:?}");
     let primary = shop.cluster.wait_for_primary(RECOVERY).await?;
     archived_up_to_now(&shop.cluster, &primary).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_comes_out_of_a_copy_and_a_copy_does_not_archive_into_its_source() -> Result<()> {
+    let lab = Lab::new()?;
+    let repository = place(&lab)?;
+    let shop = Shop::open(&lab, "table", &repository).await?;
+    let address = shop.cluster.node(&shop.primary).pg_address()?;
+    let rescue = Rescue::new(&lab, &shop.cluster, "bare").await?;
+    let home = rescue.into.parent().context("a folder")?.display().to_string();
+    let config = shop.cluster.node("n1").host().dir().join("node.toml");
+    let (config, bin_dir) = (config.display().to_string(), rescue.bin_dir.display().to_string());
+    let target = format!(
+        "host={} port={} user=postgres dbname=postgres",
+        address.ip(),
+        address.port()
+    );
+    let program = lab::binaries::ours("pgctl")?;
+    let scratch = [
+        "restore",
+        "--config",
+        &config,
+        "--scratch",
+        &home,
+        "--bin-dir",
+        &bin_dir,
+        "--to-lsn",
+        &shop.two,
+    ];
+    let out = ["--table", "postgres.public.goods", "--dbname", &target];
+    rescue.run(&program, &[&scratch[..], &out[..]].concat())?;
+    ensure!(
+        sql::value(address, CONTENT).await? == TWO,
+        "what the table had then"
+    );
+    let again = rescue.run(&program, &[&scratch[..], &out[..]].concat());
+    ensure!(again.is_err(), "the table is there, and was loaded over");
+    ensure!(
+        sql::value(address, CONTENT).await? == TWO,
+        "a failed load changes nothing"
+    );
+    let file = format!("{home}/all.dump");
+    rescue.run(
+        &program,
+        &[&scratch[..], &["--database", "postgres", "--dump", &file]].concat(),
+    )?;
+    ensure!(
+        std::fs::metadata(&file)?.len() > 1000,
+        "the dump has something in it"
+    );
+    let left: Vec<String> = std::fs::read_dir(&home)?
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.contains("scratch"))
+        .collect();
+    ensure!(left.is_empty(), "{left:?}");
+
+    // A cluster of its own on a copy, under the same name and with the same repository.
+    rescue.restore(&["--to-lsn", &shop.two])?;
+    rescue.start().await?;
+    wait_until("the copy is recovered", RECOVERY, || async {
+        let recovers = sql::value(rescue.address, "SELECT pg_is_in_recovery()").await?;
+        ensure!(recovers == "f", "not yet");
+        Ok(())
+    })
+    .await?;
+    let into = rescue.into.display().to_string();
+    rescue.run(
+        &rescue.bin_dir.join("pg_ctl"),
+        &["-D", &into, "-m", "fast", "-w", "stop"],
+    )?;
+    let mut copy = Cluster::builder(&lab, "copy")
+        .data_nodes(1)
+        .timing("lan-fast")
+        .repository(&repository)
+        .build()?;
+    let own = &mut copy.node_mut("n1").config;
+    own.cluster
+        .name
+        .clone_from(&shop.cluster.node("n1").config.cluster.name);
+    "c1".clone_into(&mut own.node.name);
+    for member in &mut own.cluster.members {
+        "c1".clone_into(&mut member.name);
+    }
+    std::fs::rename(&rescue.into, copy.node("c1").data_dir()?)?;
+    copy.start().await?;
+    copy.wait_for_primary(RECOVERY).await?;
+    let said = wait_until("it is refused", RECOVERY, || async {
+        let shown = copy.pgctl_ok(&["wal", "status", "-o", "json"]).await?;
+        ensure!(
+            shown.contains("cluster.name") && shown.contains("take-over"),
+            "{shown}"
+        );
+        Ok(shown)
+    })
+    .await;
+    said.with_context(|| copy.node("c1").log_tail(40))?;
+    archived_up_to_now(&shop.cluster, &shop.primary).await
 }
