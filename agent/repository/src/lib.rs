@@ -17,7 +17,7 @@
 //! | `tar`, `backup`, `catalogue` | base backups |
 //! | `dump` | logical dumps |
 //! | `evidence` | what drills found |
-//! | `plan`, `unpack`, `increment` | what a restore would do, and doing it |
+//! | `plan`, `unpack`, `over`, `increment` | what a restore would do, and doing it |
 //! | `retention`, `marks`, `expiry` | what is kept and what goes: the decision, what a person says about it, carrying it out |
 //! | `owner` | which cluster archives into a line |
 //! | `verify` | reading it all, and mending it from another repository |
@@ -47,6 +47,7 @@ mod inventory;
 mod keys;
 mod layout;
 mod marks;
+mod over;
 mod owner;
 mod page_header;
 mod plan;
@@ -83,7 +84,7 @@ pub use retention::{Age, Doomed, Expired, Facts, Kept, Policy, Reason, Verdict, 
 pub use store::Listed;
 pub use survey::{Heap, LineSurvey, Rekeyed, Survey, adopt, rekey, survey};
 pub use timestamp::{parse as parse_time, show as show_time};
-pub use unpack::{Unpacked, restore_into};
+pub use unpack::{Unpacked, restore_into, restore_over};
 pub use verify::{Finding, Share, Verified, Wrong, mend, verify};
 pub use wal::{Fetched, Source, Stored, WalFileContent};
 pub use wal_name::{Segment, WalName};

@@ -201,11 +201,15 @@ fn show(target: &RestoreTarget) -> String {
 }
 
 /// How the restore stands, and how the last one ended.
-fn status(state: &ClusterState) -> RestoreClusterReply {
+fn status(consensus: &dyn Consensus) -> RestoreClusterReply {
+    // The index first: a state that is read afterwards can only be newer.
+    let applied_index = consensus.applied_index();
+    let state = consensus.state();
     let last = state.restores.past.last();
     let last = last.map(|past| format!("{}: {}", show_time(past.at.0.cast_signed()), past.message));
     let mut reply = RestoreClusterReply {
         last: last.unwrap_or_default(),
+        applied_index,
         next: "pgctl restore --in-place --preview --to-time ...".to_owned(),
         ..RestoreClusterReply::default()
     };
@@ -245,7 +249,7 @@ pub(super) async fn answer(
 ) -> Result<RestoreClusterReply, Status> {
     let state = consensus.state();
     let act = match request.act.as_str() {
-        "status" => return Ok(status(&state)),
+        "status" => return Ok(status(consensus.as_ref())),
         "preview" | "begin" => {
             let target = target_of(request.target)?;
             let planned = check(archive, &state, &target, true).await?;
@@ -255,7 +259,7 @@ pub(super) async fn answer(
                     node: name,
                     target: show(&target),
                     lines: planned.lines,
-                    ..status(&state)
+                    ..status(consensus.as_ref())
                 });
             }
             RestoreAct::Begin {
@@ -305,7 +309,7 @@ pub(super) async fn answer(
                 "pgctl status",
             ),
         })?;
-    Ok(status(&consensus.state()))
+    Ok(status(consensus.as_ref()))
 }
 
 /// Whether it can be done, before anything is stopped.

@@ -13,6 +13,7 @@ use agent_core::pg::{Lsn, TimelineId};
 use clap::{ArgGroup, ValueEnum};
 use repository::{
     Catalogue, Inventory, Plan, RecoveryOrder, Target, backups, inventory, parse_time, plan, restore_into,
+    restore_over,
 };
 use serde::Serialize;
 use std::fmt::Write;
@@ -48,6 +49,7 @@ Examples:
   pgctl restore --preview --to-time '2026-11-21 14:02:59+01'
   pgctl restore --into /srv/rescue --to-time '2026-11-21 14:02:59+01' --port 5499
   pgctl restore --into /srv/pg                        # all that was archived
+  pgctl restore --into /srv/pg --delta                # over what is left of the same database
   pgctl restore --into /srv/pg --config repository.toml --cluster demo
   pgctl restore --scratch /srv --table shop.public.orders --to-time '2026-11-21 14:02:59+01' --dbname 'host=10.0.0.1 dbname=shop'
   pgctl restore --in-place --preview --to-time '2026-11-21 14:02:59+01'
@@ -105,6 +107,10 @@ pub struct Args {
     /// Do not ask
     #[arg(long, short = 'y')]
     yes: bool,
+    /// The directory holds an older state of the same database: what is right in it is kept, byte by byte, and all else
+    /// replaced or removed
+    #[arg(long, requires = "into")]
+    delta: bool,
     /// Say what would be done, and do nothing
     #[arg(long)]
     preview: bool,
@@ -163,6 +169,8 @@ struct Done {
     into: PathBuf,
     files: u64,
     bytes: u64,
+    /// Of the bytes, those that were there already.
+    kept: u64,
     start: String,
 }
 
@@ -186,6 +194,7 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
         Format::Json => output::json(&Done {
             files: restored.unpacked.files,
             bytes: restored.unpacked.bytes,
+            kept: restored.unpacked.kept,
             into: restored.into,
             plan,
             start,
@@ -240,12 +249,17 @@ async fn restore(
     let into = prepare(into)?;
     describe(plan, entry).iter().for_each(|line| eprintln!("{line}"));
     let mut done = 0;
-    let unpacked = restore_into(&opened.repository, entry, &into, |bytes_more| {
+    let progress = |bytes_more| {
         done += bytes_more;
         tell(done, entry.bytes);
-    })
-    .await
-    .map_err(refused)?;
+    };
+    let is_empty = fs::read_dir(&into).is_ok_and(|mut entries| entries.next().is_none());
+    let unpacked = if args.delta && !is_empty {
+        restore_over(&opened.repository, entry, &into, progress).await
+    } else {
+        restore_into(&opened.repository, entry, &into, progress).await
+    };
+    let unpacked = unpacked.map_err(refused)?;
     configure(&into, args, plan, opened, there).map_err(|error| {
         Failure::local(format!(
             "the recovery of {} could not be prepared: {error}",

@@ -396,6 +396,14 @@ fn the_primary_shuts_down_and_its_standbys_wait_for_its_last_wal() {
     assert_does("its agent has restarted", &crashed, "end-for-restore", "Fence");
     crashed.lease.fenced = Epoch(1);
     assert_does("it has said so", &crashed, "restore-under-way", "");
+    let mut behind = node_view(N1, &state, paused(at(2, 150)));
+    behind.memory.restored = Some(data(1, true));
+    assert_does(
+        "its agent has restarted later, and is behind",
+        &behind,
+        "restore-under-way",
+        "",
+    );
     let follower = decide(&node_view(N2, &state, standby(at(2, 300), true)));
     assert!(!follower.actions.contains(&NodeAction::Stop), "{follower:?}");
 }

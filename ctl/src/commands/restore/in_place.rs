@@ -27,12 +27,12 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     let session = globals.session()?;
     let cluster = session.cluster().await?;
     if args.status {
-        return show(globals.output, &ask(&cluster, order("status")).await?);
+        return show(globals.output, &newest(&cluster).await?);
     }
     if args.in_place {
         return begin(globals, args, &cluster).await;
     }
-    let now = ask(&cluster, order("status")).await?;
+    let now = newest(&cluster).await?;
     if args.step {
         let to = RestoreClusterRequest {
             target: Some(wire(args)?),
@@ -163,6 +163,31 @@ fn wire(args: &Args) -> Result<RestoreClusterTarget, Failure> {
     })
 }
 
+/// How it stands, by the agent that knows most: one that has just started is behind.
+async fn newest(cluster: &Cluster) -> Result<RestoreClusterReply, Failure> {
+    let mut asking = tokio::task::JoinSet::new();
+    for member in cluster.members.clone() {
+        asking.spawn(async move { ask_one(&member, order("status")).await });
+    }
+    let mut newest: Option<RestoreClusterReply> = None;
+    let mut tried = Vec::new();
+    for answer in asking.join_all().await {
+        match answer {
+            Ok(reply)
+                if newest
+                    .as_ref()
+                    .is_none_or(|known| known.applied_index < reply.applied_index) =>
+            {
+                newest = Some(reply);
+            }
+            Ok(_) => {}
+            Err(Failure::Unreachable { tried: more }) => tried.extend(more),
+            Err(failure) => return Err(failure),
+        }
+    }
+    newest.ok_or(Failure::Unreachable { tried })
+}
+
 /// Asks whichever agent answers.
 async fn ask(cluster: &Cluster, request: RestoreClusterRequest) -> Result<RestoreClusterReply, Failure> {
     let mut tried = Vec::new();
@@ -198,7 +223,7 @@ async fn follow(globals: &Globals, cluster: &Cluster) -> Result<(), Failure> {
     let mut told = String::new();
     let mut heard = Instant::now();
     loop {
-        match ask(cluster, order("status")).await {
+        match newest(cluster).await {
             Ok(now) => {
                 heard = Instant::now();
                 let what = format!("{} {}", now.phase, now.trouble);

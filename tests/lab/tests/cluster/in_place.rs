@@ -370,7 +370,15 @@ async fn a_table_comes_out_of_a_copy_and_a_copy_does_not_archive_into_its_source
     ensure!(left.is_empty(), "{left:?}");
 
     // A cluster of its own on a copy, under the same name and with the same repository.
-    rescue.restore(&["--to-lsn", &shop.two])?;
+    rescue.restore(&["--to-lsn", &shop.more])?;
+    rescue.start().await?;
+    let over = ["--delta", "--to-lsn", &shop.two];
+    ensure!(rescue.restore(&over).is_err(), "a server runs on it");
+    let into = rescue.into.display().to_string();
+    let stop = ["-D", &into, "-m", "fast", "-w", "stop"];
+    rescue.run(&rescue.bin_dir.join("pg_ctl"), &stop)?;
+    // Over what that one has left, its own timeline included.
+    rescue.restore(&over)?;
     rescue.start().await?;
     wait_until("the copy is recovered", RECOVERY, || async {
         let recovers = sql::value(rescue.address, "SELECT pg_is_in_recovery()").await?;
@@ -378,11 +386,11 @@ async fn a_table_comes_out_of_a_copy_and_a_copy_does_not_archive_into_its_source
         Ok(())
     })
     .await?;
-    let into = rescue.into.display().to_string();
-    rescue.run(
-        &rescue.bin_dir.join("pg_ctl"),
-        &["-D", &into, "-m", "fast", "-w", "stop"],
-    )?;
+    let rows = sql::value(rescue.address, CONTENT)
+        .await
+        .with_context(|| rescue.said())?;
+    ensure!(rows == TWO, "{rows}");
+    rescue.run(&rescue.bin_dir.join("pg_ctl"), &stop)?;
     let mut copy = Cluster::builder(&lab, "copy")
         .data_nodes(1)
         .timing("lan-fast")

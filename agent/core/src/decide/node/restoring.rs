@@ -28,11 +28,15 @@ pub(super) fn decide(view: &NodeView<'_>) -> Option<Decision<NodeAction>> {
     }
     let running = running?;
     let holds = view.state.holder == Some(view.me);
+    // Once the old data are out of the way no server of that epoch can run here.
+    let has_old_data = view.memory.restored.is_none();
     if running.phase == RestorePhase::Stopping {
+        if !has_old_data {
+            return Some(wait(view, "this agent is behind: its node restores already"));
+        }
         return holds.then(|| end_the_epoch(view));
     }
-    // Once the old data are out of the way no server of that epoch can run here.
-    if holds && view.memory.restored.is_none() && view.lease.fenced < view.state.epoch {
+    if holds && has_old_data && view.lease.fenced < view.state.epoch {
         return Some(end_the_epoch(view));
     }
     Some(if running.node == view.me {
