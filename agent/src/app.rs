@@ -10,7 +10,8 @@ use crate::driver::coordinator::Coordinator;
 use crate::driver::node::{Guards, Node};
 use crate::driver::supervision::SupervisionService;
 use crate::driver::{
-    Clock, DriverDevices, DriverOverview, follow_state, node_loop, publisher, reporter, watchman,
+    Clock, DriverDevices, DriverOverview, follow_state, node_loop, publisher, reporter, take_up_restored,
+    watchman,
 };
 use crate::fencing::Fencer;
 use crate::fencing::guard::{Guard, GuardProgram};
@@ -159,6 +160,7 @@ impl Agent<'_> {
             let _ = node.archive.set(told);
         }
         if let Some(restores) = restores {
+            take_up_restored(&node, restores.as_ref());
             let _ = node.restores.set(restores);
         }
         watchman::start(&node, stop.clone())

@@ -1,6 +1,6 @@
 //! What the rooms need of each other, as traits: the API knows neither the consensus nor the driver.
 
-use agent_core::cluster::{Applied, ClusterState, Command, Member, Rejected};
+use agent_core::cluster::{Applied, ClusterState, Command, Member, Rejected, RestoreTarget};
 use agent_core::decide::node::BackupSight;
 use agent_core::health::LogWrites;
 use agent_core::ids::{NodeId, RequestId};
@@ -111,6 +111,8 @@ pub struct WalCommands {
     pub follow: String,
     /// `restore_command` of a rewind, which fails without the file that it asks for.
     pub exact: String,
+    /// `restore_command` of a restored server, which waits for what it needs and is never ended by it.
+    pub recover: String,
 }
 
 /// What the archive asks of the server beside it.
@@ -144,6 +146,41 @@ pub trait Restores: Send + Sync + 'static {
     fn newest(&self, of: SystemId, major: u32) -> BoxFuture<'_, Result<Option<BackupSight>, String>>;
     /// Writes the files of a backup into an empty folder.
     fn restore(&self, of: SystemId, id: String, into: PathBuf) -> BoxFuture<'_, Result<(), String>>;
+    /// How to get to `target`: why not, if that cannot be.
+    fn plan(
+        &self,
+        of: SystemId,
+        major: u32,
+        target: RestoreTarget,
+    ) -> BoxFuture<'_, Result<PlannedRestore, String>>;
+    /// From now on the server beside is given WAL by this order, and archives nothing; `None`: like any other.
+    ///
+    /// # Errors
+    /// The order cannot be read.
+    fn recover_by(&self, order: Option<OpenOrder>) -> Result<(), String>;
+}
+
+/// What a restored server may fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenOrder {
+    /// As [`PlannedRestore::order`].
+    pub order: String,
+    /// `pg_wal` of the data that were set aside: what was not archived yet lies there.
+    pub aside_wal: Option<PathBuf>,
+}
+
+/// A way to a point in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedRestore {
+    pub backup: String,
+    /// Of the backup's files.
+    pub bytes: u64,
+    /// What the recovery may fetch, and what it must find: JSON of the repository's.
+    pub order: String,
+    /// The server's `recovery_target...` settings.
+    pub settings: Vec<(String, String)>,
+    /// For people.
+    pub lines: Vec<String>,
 }
 
 /// Why a statement of a rollout gave no answer.

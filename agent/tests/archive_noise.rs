@@ -114,6 +114,7 @@ fn rubbish_archives_nothing_and_stops_nothing() {
     let socket = config.socket.clone();
     let sight = Sight {
         holds: true,
+        cluster_id: "c".to_owned(),
         ..Sight::default()
     };
     let _archive = Archive::start(config, Arc::new(Nothing), move || sight.clone()).expect("it starts");

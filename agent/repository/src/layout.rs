@@ -211,6 +211,15 @@ impl Line {
         format!("{self}/drills/{id}")
     }
 
+    pub(crate) fn owners(&self) -> String {
+        format!("{self}/owners")
+    }
+
+    /// Who archives into this line; the highest number counts.
+    pub(crate) fn owner(&self, number: u64) -> String {
+        format!("{self}/owners/{number:06}")
+    }
+
     pub(crate) fn key(&self, name: &str) -> String {
         format!("{self}/keys/{name}")
     }

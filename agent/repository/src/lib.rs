@@ -17,8 +17,9 @@
 //! | `tar`, `backup`, `catalogue`, `take_up` | base backups; one whose writer died between the repositories |
 //! | `dump` | logical dumps |
 //! | `evidence` | what drills found |
-//! | `plan`, `unpack`, `increment` | what a restore would do, and doing it |
+//! | `plan`, `unpack`, `over`, `increment` | what a restore would do, and doing it |
 //! | `retention`, `marks`, `expiry` | what is kept and what goes: the decision, what a person says about it, carrying it out |
+//! | `owner` | which cluster archives into a line |
 //! | `verify` | reading it all, and mending it from another repository |
 //! | `survey` | what lies there, a lost marker, a change of keys |
 //! | `recovery` | what a restored server may fetch, and what it must find |
@@ -49,6 +50,8 @@ mod inventory;
 mod keys;
 mod layout;
 mod marks;
+mod over;
+mod owner;
 mod page_header;
 mod patience;
 mod plan;
@@ -79,6 +82,7 @@ pub use given_up::{GivenUp, given_up, note_given_up, still_missing};
 pub use inventory::{Hole, Inventory, Span, inventory};
 pub use layout::Line;
 pub use marks::{Pin, Proof, pin, pins, proofs, unpin};
+pub use owner::{Owner, claim, owner, take_over};
 pub use page_header::{SegmentFacts, check_segment};
 pub use plan::{Plan, Target, Unplannable, plan};
 pub use recovery::RecoveryOrder;
@@ -88,7 +92,7 @@ pub use store::Listed;
 pub use survey::{Heap, LineSurvey, Rekeyed, Survey, adopt, rekey, survey};
 pub use take_up::take_up;
 pub use timestamp::{parse as parse_time, show as show_time};
-pub use unpack::{Unpacked, restore_into};
+pub use unpack::{Unpacked, restore_into, restore_over};
 pub use verify::{Finding, Share, Verified, Wrong, mend, mend_segment, verify};
 pub use wal::{Fetched, Source, Stored, WalFileContent};
 pub use wal_name::{Segment, WalName};

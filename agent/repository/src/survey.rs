@@ -69,6 +69,7 @@ const FOLDERS: [&str; 14] = [
     "quarantine",
     "backups",
     "keys",
+    "owners",
     "pins",
     "drills",
     "dumps",

@@ -4,6 +4,7 @@ use crate::catalogue::{Catalogue, hash_of};
 use crate::error::Error;
 use crate::increment::{self, Increment};
 use crate::layout::Line;
+use crate::over::{self, CONTROL_FILE, Compared, NEXT_CONTROL_FILE};
 use crate::repository::Repository;
 use crate::tar::{Entry, EntryKind, Visitor, Walker};
 use futures::{StreamExt, TryStreamExt};
@@ -15,8 +16,6 @@ use std::path::{Path, PathBuf};
 
 /// Parts that are fetched ahead.
 const AHEAD: usize = 3;
-/// Without it nothing can be started.
-const CONTROL_FILE: &str = "global/pg_control";
 /// Longer than any sensible chain: what is longer is a ring.
 const CHAIN_MAX: usize = 10_000;
 
@@ -25,6 +24,8 @@ const CHAIN_MAX: usize = 10_000;
 pub struct Unpacked {
     pub files: u64,
     pub bytes: u64,
+    /// Of the bytes, those that were there already.
+    pub kept: u64,
 }
 
 /// Writes the files of `backup` into the empty directory `into`; of an increment, the full backup first, and then what each
@@ -37,7 +38,7 @@ pub async fn restore_into(
     repository: &Repository,
     backup: &Catalogue,
     into: &Path,
-    mut progress: impl FnMut(u64),
+    progress: impl FnMut(u64),
 ) -> Result<Unpacked, Error> {
     let occupied = fs::read_dir(into)
         .map_err(Error::file("read", into))?
@@ -50,12 +51,42 @@ pub async fn restore_into(
         });
     }
     fs::set_permissions(into, Permissions::from_mode(0o700)).map_err(Error::file("set the mode of", into))?;
+    restore_chain(repository, backup, into, false, progress).await
+}
+
+/// The same over a data directory of the same database, whose files are kept where they are what they shall be: each is
+/// compared, and whatever the backup does not have is removed.
+///
+/// # Errors
+/// As [`restore_into`]; `into` is another database's, a server uses it, or it holds links.
+pub async fn restore_over(
+    repository: &Repository,
+    backup: &Catalogue,
+    into: &Path,
+    progress: impl FnMut(u64),
+) -> Result<Unpacked, Error> {
+    let refused = |why: String| Error::Refused {
+        name: into.display().to_string(),
+        why,
+    };
+    over::prepare(into, backup.system_id).map_err(refused)?;
+    restore_chain(repository, backup, into, true, progress).await
+}
+
+async fn restore_chain(
+    repository: &Repository,
+    backup: &Catalogue,
+    into: &Path,
+    is_over: bool,
+    mut progress: impl FnMut(u64),
+) -> Result<Unpacked, Error> {
     let chain = chain_of(repository, backup).await?;
     let mut done = Unpacked::default();
     let mut before: Option<&Catalogue> = None;
     for (index, entry) in chain.iter().enumerate() {
         let mut unpacker = Unpacker {
             into: into.to_owned(),
+            is_over: is_over && index == 0,
             is_increment: index > 0,
             is_last: index + 1 == chain.len(),
             open: None,
@@ -75,8 +106,15 @@ pub async fn restore_into(
                 increment::make_whole(into, &unpacker.changed).map_err(failed)?;
             }
         }
+        if unpacker.is_over {
+            increment::remove_all_but(into, &unpacker.listed).map_err(failed)?;
+            if unpacker.is_last {
+                over::finish(into).map_err(failed)?;
+            }
+        }
         done.files = unpacker.done.files;
         done.bytes += unpacker.done.bytes;
+        done.kept += unpacker.done.kept;
         before = Some(entry);
     }
     Ok(done)
@@ -132,6 +170,8 @@ async fn unpack(
 
 struct Unpacker {
     into: PathBuf,
+    /// There may be files already.
+    is_over: bool,
     is_increment: bool,
     is_last: bool,
     open: Option<Target>,
@@ -144,6 +184,7 @@ struct Unpacker {
 
 enum Target {
     Whole(File),
+    Compared(Compared),
     Changed(Increment),
     /// The control file of all but the last archive.
     Nothing,
@@ -161,8 +202,17 @@ impl Unpacker {
             self.changed.insert(name);
             return Ok(Target::Changed(changed));
         }
-        let path = self.into.join(&entry.path);
+        let path = match entry.path.as_str() {
+            // It would let the server start before what does not belong there is gone.
+            CONTROL_FILE if self.is_over => self.into.join(NEXT_CONTROL_FILE),
+            path => self.into.join(path),
+        };
         let wrong = |error: std::io::Error| format!("could not create {}: {error}", path.display());
+        if self.is_over && path.is_file() {
+            let there = Compared::open(&path, entry.mode & 0o700).map_err(wrong)?;
+            self.listed.insert(path);
+            return Ok(Target::Compared(there));
+        }
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(wrong)?;
         }
@@ -203,6 +253,9 @@ impl Visitor for Unpacker {
             Target::Whole(file) => file
                 .write_all(piece)
                 .map_err(|error| format!("could not write {}: {error}", entry.path))?,
+            Target::Compared(there) => there
+                .take(piece)
+                .map_err(|error| format!("could not write {}: {error}", entry.path))?,
             Target::Changed(increment) => increment
                 .take(piece)
                 .map_err(|error| format!("{}: {error}", entry.path))?,
@@ -214,10 +267,16 @@ impl Visitor for Unpacker {
 
     fn end(&mut self, entry: &Entry) -> Result<(), String> {
         if let Some(target) = self.open.take() {
-            if let Target::Changed(increment) = target {
-                increment
+            match target {
+                Target::Changed(increment) => increment
                     .finish()
-                    .map_err(|error| format!("{}: {error}", entry.path))?;
+                    .map_err(|error| format!("{}: {error}", entry.path))?,
+                Target::Compared(there) => {
+                    self.done.kept += there
+                        .finish()
+                        .map_err(|error| format!("{}: {error}", entry.path))?;
+                }
+                Target::Whole(_) | Target::Nothing => {}
             }
             self.done.files += 1;
         }

@@ -46,6 +46,13 @@ pub(super) fn cluster(consensus: &dyn Consensus, overview: &dyn Overview) -> wir
             .iter()
             .map(|(node, member)| facts.member(*node, member))
             .collect(),
+        restore: state
+            .restores
+            .running
+            .as_ref()
+            .map_or_else(String::new, |running| {
+                format!("{} on {}", running.phase.name(), name(running.node))
+            }),
         sync: Some(sync_set(&state)),
         pause: state.pause.as_ref().map(|pause| wire::PauseState {
             reason: pause.reason.clone(),
@@ -320,6 +327,7 @@ fn cause_name(cause: Cause) -> &'static str {
         Cause::ManualFailover => "manual-failover",
         Cause::Renewal => "renewal",
         Cause::PledgeRepair => "pledge-repair",
+        Cause::Restore => "restore",
     }
 }
 

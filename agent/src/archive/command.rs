@@ -28,6 +28,7 @@ pub fn wal_commands(socket: &Path) -> Result<WalCommands, String> {
         push: asks("push %p"),
         follow: asks("get-or-stream %f %p"),
         exact: asks("get %f %p"),
+        recover: asks("get-or-wait %f %p"),
     })
 }
 

@@ -2,9 +2,11 @@
 //! the others up.
 
 use super::ArchiveConfig;
+use super::sight::Sight;
 use crate::durable;
+use crate::wall_time::stamp;
 use futures::future::join_all;
-use repository::{Error, Line, Repository, RepositoryConfig};
+use repository::{Error, Line, Owner, Repository, RepositoryConfig, claim};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,10 +35,11 @@ struct Door {
     trouble: Mutex<Option<(Instant, String)>>,
 }
 
-/// The ids of the repositories, by name.
+/// What is known here: the ids of the repositories, by name, and the cluster that archives into them.
 struct Known {
     path: PathBuf,
     writing: Mutex<()>,
+    sight: Arc<dyn Fn() -> Sight + Send + Sync>,
 }
 
 #[derive(Clone)]
@@ -48,7 +51,7 @@ pub(super) struct Opened {
 }
 
 impl Doors {
-    pub(super) fn new(config: &ArchiveConfig) -> Doors {
+    pub(super) fn new(config: &ArchiveConfig, sight: Arc<dyn Fn() -> Sight + Send + Sync>) -> Doors {
         let doors = config.repositories.iter().map(|config| {
             Arc::new(Door {
                 config: config.clone(),
@@ -62,6 +65,7 @@ impl Doors {
             known: Arc::new(Known {
                 path: config.state_dir.join(KNOWN),
                 writing: Mutex::default(),
+                sight,
             }),
         }
     }
@@ -210,6 +214,18 @@ async fn try_open(config: &RepositoryConfig, known: &Known, line: &Line) -> Resu
     if id.is_none() {
         known.add(name, plain.id())?;
     }
+    // Before anything is written: a copy of this cluster that was founded under the same name must not be let in.
+    let owner = Owner {
+        cluster_id: (known.sight)().cluster_id,
+        at_ms: i64::try_from(stamp().0).unwrap_or(i64::MAX),
+    };
+    if owner.cluster_id.is_empty() {
+        return Err(Error::NotThisOne {
+            repository: name.clone(),
+            why: "this agent does not know its cluster yet".to_owned(),
+        });
+    }
+    claim(&plain, line, &owner).await?;
     let wal = plain.for_wal(line).await?;
     tracing::info!(repository = name, id = plain.id(), "the repository is open");
     Ok(Opened {

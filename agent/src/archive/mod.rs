@@ -23,6 +23,7 @@
 //! | `drill`, `scratch` | a restore into scratch space; the server that is thrown away |
 //! | `report` | what the cluster is told of all this |
 //! | `restores` | a backup for a node that has no data |
+//! | `in_place`, `recovering` | the whole cluster goes back in time: the plan and `pgctl`'s orders; WAL for the restored server |
 //! | `schedule` | what is due, for `pgctl` |
 //! | `service` | all of this for `pgctl` |
 //!
@@ -40,12 +41,14 @@ mod dumps;
 mod duties;
 mod fetch;
 mod given_up;
+mod in_place;
 mod increments;
 mod local;
 mod peers;
 mod placement;
 mod push;
 mod ready;
+mod recovering;
 mod report;
 mod restores;
 mod schedule;
@@ -65,6 +68,7 @@ use agent_core::view::ArchiveReport;
 use doors::Doors;
 use fetch::Fetcher;
 use push::Pusher;
+use recovering::Recovering;
 use repository::RepositoryConfig;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -107,6 +111,7 @@ pub struct Archive {
     backups: backups::Desk,
     /// One drill at a time.
     drilling: Arc<tokio::sync::Mutex<()>>,
+    recovering: Arc<Recovering>,
     reports: watch::Sender<ArchiveReport>,
     runtime: OwnRuntime,
 }
@@ -156,7 +161,7 @@ impl Archive {
                 tracing::warn!(error, "scratch space of an earlier drill could not be cleared");
             }
         });
-        let doors = Arc::new(Doors::new(&config));
+        let doors = Arc::new(Doors::new(&config, Arc::clone(&sight)));
         let pusher = Arc::new(Pusher::new(
             config.clone(),
             Arc::clone(&source),
@@ -169,11 +174,13 @@ impl Archive {
             Arc::clone(&doors),
             Arc::clone(&sight),
         ));
+        let recovering = Arc::new(Recovering::new(Arc::clone(&doors)));
         runtime.spawn(socket::serve(
             config.socket.clone(),
             config.owner,
             Arc::clone(&pusher),
             Arc::clone(&fetcher),
+            Arc::clone(&recovering),
         ));
         Ok(Arc::new(Archive {
             config,
@@ -185,6 +192,7 @@ impl Archive {
             sight,
             backups: backups::Desk::default(),
             drilling,
+            recovering,
             reports: watch::channel(ArchiveReport::default()).0,
             runtime: OwnRuntime(Some(runtime)),
         }))

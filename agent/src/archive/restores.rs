@@ -1,7 +1,8 @@
 //! A backup for a node that has no data.
 
 use super::Archive;
-use crate::ports::Restores;
+use crate::ports::{OpenOrder, PlannedRestore, Restores};
+use agent_core::cluster::RestoreTarget;
 use agent_core::decide::node::BackupSight;
 use agent_core::pg::SystemId;
 use futures::future::{BoxFuture, FutureExt};
@@ -99,5 +100,18 @@ impl Restores for Archive {
 
     fn restore(&self, of: SystemId, id: String, into: PathBuf) -> BoxFuture<'_, Result<(), String>> {
         async move { self.restore_backup(of, &id, into).await }.boxed()
+    }
+
+    fn plan(
+        &self,
+        of: SystemId,
+        major: u32,
+        target: RestoreTarget,
+    ) -> BoxFuture<'_, Result<PlannedRestore, String>> {
+        async move { self.plan_in_place(of, Some(major), &target).await }.boxed()
+    }
+
+    fn recover_by(&self, order: Option<OpenOrder>) -> Result<(), String> {
+        self.recover_in_place(order)
     }
 }

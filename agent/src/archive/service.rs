@@ -3,15 +3,16 @@
 use super::backups::{self, Busy};
 use super::drill::{self, Evidence, Which};
 use super::dumps::{self, Asked};
-use super::{Archive, duties, local, ready, schedule};
+use super::{Archive, duties, in_place, local, ready, schedule};
 use crate::ports::Consensus;
 use crate::wall_time::{now, stamp};
 use agent_core::cluster::DutyKind;
 use proto::archive::archive_server::Archive as Wire;
 use proto::archive::{
     ArchiveStatus, BackupProgress, CreateBackupRequest, CreateDumpRequest, DrillOutcome, DrillProgress,
-    DrillRequest, DumpProgress, FetchWalRequest, RepositoryStatus, ScheduleReply, ScheduleRequest,
-    StatusRequest, SwitchWalReply, SwitchWalRequest, WalPiece,
+    DrillRequest, DumpProgress, FetchWalRequest, RepositoryStatus, RestoreClusterReply,
+    RestoreClusterRequest, ScheduleReply, ScheduleRequest, StatusRequest, SwitchWalReply, SwitchWalRequest,
+    WalPiece,
 };
 use repository::WalName;
 use std::sync::Arc;
@@ -50,7 +51,7 @@ impl ArchiveService {
 }
 
 /// As `pgctl` reads a refusal: an id, and what to do next.
-fn refuse(code: Code, id: &'static str, message: impl Into<String>, next: &str) -> Status {
+pub(super) fn refuse(code: Code, id: &'static str, message: impl Into<String>, next: &str) -> Status {
     let mut status = Status::new(code, message);
     status
         .metadata_mut()
@@ -214,6 +215,14 @@ impl Wire for ArchiveService {
         let lsn = source.switch_wal().await;
         let lsn = lsn.map_err(|error| Status::new(Code::FailedPrecondition, error))?;
         Ok(Response::new(SwitchWalReply { lsn: lsn.to_string() }))
+    }
+
+    async fn restore_cluster(
+        &self,
+        request: Request<RestoreClusterRequest>,
+    ) -> Result<Response<RestoreClusterReply>, Status> {
+        let answered = in_place::answer(self.archive.as_ref(), &self.consensus, request.into_inner());
+        answered.await.map(Response::new)
     }
 
     type DrillStream = ReceiverStream<Result<DrillProgress, Status>>;

@@ -1,7 +1,8 @@
 //! Answers `pgctl-wal`: one question a connection, one line; the answer is one line, and for a file its content.
 
-use super::fetch::Fetcher;
+use super::fetch::{FetchError, Fetcher};
 use super::push::Pusher;
+use super::recovering::Recovering;
 use repository::WalName;
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -20,7 +21,13 @@ const ANSWER: Duration = Duration::from_secs(70);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Listens for ever; a socket that cannot be made is tried again, because its folder may come later.
-pub(super) async fn serve(path: PathBuf, owner: (u32, u32), pusher: Arc<Pusher>, fetcher: Arc<Fetcher>) {
+pub(super) async fn serve(
+    path: PathBuf,
+    owner: (u32, u32),
+    pusher: Arc<Pusher>,
+    fetcher: Arc<Fetcher>,
+    recovering: Arc<Recovering>,
+) {
     let mut told = false;
     let listener = loop {
         match listen(&path, owner) {
@@ -44,8 +51,10 @@ pub(super) async fn serve(path: PathBuf, owner: (u32, u32), pusher: Arc<Pusher>,
                     continue;
                 }
                 let (pusher, fetcher) = (Arc::clone(&pusher), Arc::clone(&fetcher));
+                let recovering = Arc::clone(&recovering);
                 tokio::spawn(async move {
-                    let answered = tokio::time::timeout(ANSWER, answer(stream, &pusher, &fetcher)).await;
+                    let answering = answer(stream, &pusher, &fetcher, &recovering);
+                    let answered = tokio::time::timeout(ANSWER, answering).await;
                     if let Ok(Err(error)) = answered {
                         tracing::debug!(%error, "pgctl-wal went away");
                     }
@@ -73,7 +82,12 @@ fn listen(path: &Path, owner: (u32, u32)) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn answer(stream: UnixStream, pusher: &Arc<Pusher>, fetcher: &Arc<Fetcher>) -> std::io::Result<()> {
+async fn answer(
+    stream: UnixStream,
+    pusher: &Arc<Pusher>,
+    fetcher: &Arc<Fetcher>,
+    recovering: &Recovering,
+) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     let mut limited = BufReader::new(reader.take(QUESTION_MAX));
@@ -81,19 +95,26 @@ async fn answer(stream: UnixStream, pusher: &Arc<Pusher>, fetcher: &Arc<Fetcher>
     asked.map_err(|_| std::io::Error::other("nothing was asked"))??;
     let question = line.trim_end_matches('\n');
     let said = match question.split_once(' ') {
+        Some(("push", _)) if recovering.is_on() => {
+            "this node restores the cluster: nothing is archived until that is committed".to_owned()
+        }
         Some(("push", path)) => match pusher.push(path).await {
             Ok(()) => "ok".to_owned(),
             Err(error) => error.to_string(),
         },
         Some((verb @ ("get" | "follow"), name)) => {
+            let said = |error: Arc<FetchError>| error.to_string();
             let outcome = match WalName::parse(name) {
                 None => Ok(None),
-                Some(name) if verb == "get" => fetcher.exactly(name).await,
-                Some(name) => fetcher.follow(name).await,
+                Some(name) => match recovering.fetch(name).await {
+                    Some(by_order) => by_order.map(|content| content.map(Arc::new)),
+                    None if verb == "get" => fetcher.exactly(name).await.map_err(said),
+                    None => fetcher.follow(name).await.map_err(said),
+                },
             };
             match outcome {
                 Ok(None) => "absent".to_owned(),
-                Err(error) => error.to_string(),
+                Err(error) => error,
                 Ok(Some(content)) => {
                     let head = format!("content {}\n", content.len());
                     writer.write_all(head.as_bytes()).await?;

@@ -15,6 +15,7 @@ mod peers;
 mod perform;
 pub mod publisher;
 pub mod reporter;
+mod restoring;
 mod state_follower;
 mod stonith;
 pub mod supervision;
@@ -23,6 +24,7 @@ pub mod watchman;
 pub use state_follower::follow_state;
 
 pub use overview::{DriverOverview, Reports};
+pub(crate) use restoring::take_up as take_up_restored;
 pub use stonith::DriverDevices;
 
 use agent_core::time::MonoTime;

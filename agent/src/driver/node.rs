@@ -1,6 +1,7 @@
 //! What the rooms of the driver share about this node.
 
 use super::marks::{Marks, MarksFile};
+use super::restoring::{RestoredFile, RestoredMark};
 use super::{Clock, Reports};
 use crate::fencing::Fencer;
 use crate::fencing::kernel_lease::KernelLeasing;
@@ -8,7 +9,7 @@ use crate::fencing::stonith::Stonith;
 use crate::fencing::watchdog::Watchdog;
 use crate::lease::Lease;
 use crate::ports::{Consensus, Restores};
-use crate::postgres::{Instance, ServerConf};
+use crate::postgres::{Instance, Recovery, ServerConf};
 use agent_core::cluster::SyncRule;
 use agent_core::decide::node::{BackupSight, Conf, NodeMemory, Rung};
 use agent_core::ids::{Epoch, NodeId};
@@ -93,6 +94,9 @@ pub(super) struct Hands {
 pub(super) struct Desk {
     pub memory: NodeMemory,
     pub marks: MarksFile,
+    /// What a restore of the whole cluster has done to the data directory.
+    pub restored: Option<RestoredMark>,
+    pub restored_file: RestoredFile,
     /// Since when this standby has been streaming without a break.
     pub streaming_since: Option<MonoTime>,
     /// Since when it has not been, although it should; how far its WAL reaches meanwhile.
@@ -128,9 +132,22 @@ impl Node {
     ) -> Arc<Node> {
         let marks = MarksFile::new(state_dir);
         let known = marks.load();
+        let restored_file = RestoredFile::new(state_dir);
+        let (restored, unknown) = match restored_file.load() {
+            Ok(restored) => (restored, false),
+            Err(error) => {
+                // Restored data that are started like any other would count for what they are not.
+                tracing::error!(
+                    error,
+                    "whose data the data directory holds is not known: it is not started"
+                );
+                (None, true)
+            }
+        };
         let memory = NodeMemory {
             lineage: known.lineage,
-            broken: known.broken,
+            broken: known.broken || unknown,
+            restored: restored.as_ref().map(|mark| mark.data().clone()),
             ..NodeMemory::default()
         };
         Arc::new(Node {
@@ -158,6 +175,8 @@ impl Node {
             desk: Mutex::new(Desk {
                 memory,
                 marks,
+                restored,
+                restored_file,
                 streaming_since: None,
                 without_stream_since: None,
                 reached: None,
@@ -252,6 +271,11 @@ impl Desk {
 
 /// What the core asks for, as the server's room takes it.
 pub(super) fn server_conf(conf: &Conf) -> ServerConf {
+    started_conf(conf, None)
+}
+
+/// The same at a start. `recovery`: what a restored server is held at.
+pub(super) fn started_conf(conf: &Conf, recovery: Option<Recovery>) -> ServerConf {
     ServerConf {
         upstream: conf.upstream.clone(),
         slot: conf.slot.clone(),
@@ -260,5 +284,6 @@ pub(super) fn server_conf(conf: &Conf) -> ServerConf {
         // A server that restarts by itself may acknowledge commits before its new checkpointer has told the others
         // that commits must wait. It ends instead, and comes back through the gate like any other.
         restart_after_crash: false,
+        recovery,
     }
 }

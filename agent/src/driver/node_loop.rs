@@ -54,8 +54,10 @@ pub async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
         }
         remember(&node, &current, &pg);
         // An agent before this one may have left clients shut out.
-        if matches!(pg.server, Server::Standby(_)) && current.holder.is_some_and(|holder| holder != node.id())
-        {
+        // Nobody was promoted with them, and the epoch that its node may hold still is over.
+        let restored = current.restores.running.is_some() && node.desk().memory.restored.is_some();
+        let to_be_read = restored || current.holder.is_some_and(|holder| holder != node.id());
+        if matches!(pg.server, Server::Standby(_)) && to_be_read {
             node.lease.needs_no_lease(current.epoch);
         }
         let sleep = turn(&node, server, &current, pg).await;

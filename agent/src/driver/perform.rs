@@ -1,7 +1,8 @@
 //! Carries out one action of the node's decision.
 
 use super::copying;
-use super::node::{Errand, Node, ServerSide, server_conf};
+use super::node::{Errand, Node, ServerSide, server_conf, started_conf};
+use super::restoring;
 use crate::lease::KernelRefusal;
 use crate::ports::ProposeError;
 use crate::postgres::{PgError, StopMode};
@@ -40,6 +41,8 @@ pub(super) enum PerformError {
     LeaseOver(Epoch),
     #[error(transparent)]
     KernelLease(#[from] KernelRefusal),
+    #[error("{0}")]
+    Restore(String),
 }
 
 /// Carries it out. Long ones go on beside the loop.
@@ -91,6 +94,25 @@ pub(super) async fn perform(
             errand(node, Errand::MarkSync, mark_sync(node.clone(), rule, from_zero));
             Ok(())
         }
+        NodeAction::RestoreInPlace {
+            id,
+            round,
+            target,
+            goes_on,
+        } => {
+            let work = restoring::restore(node.clone(), id, round, target, goes_on);
+            job(node, "restore in place", work);
+            Ok(())
+        }
+        NodeAction::PutBack { id } => {
+            job(
+                node,
+                "putting the old data back",
+                restoring::put_back(node.clone(), id),
+            );
+            Ok(())
+        }
+        NodeAction::KeepRestored { .. } => restoring::keep(node),
         NodeAction::Propose(command) => {
             errand(node, Errand::Propose, propose(node.clone(), command.at(wall())));
             Ok(())
@@ -248,7 +270,10 @@ async fn start(node: &Arc<Node>, server: &ServerSide, conf: Conf) -> Result<(), 
         return Ok(());
     }
     hands.conf = None;
-    let started = server.instance.start(&server_conf(&conf)).await;
+    let started = server
+        .instance
+        .start(&started_conf(&conf, restoring::recovery(node)))
+        .await;
     node.desk().memory.job_failed_at = started.is_err().then(|| node.clock.now());
     started?;
     hands.conf = Some(conf);
@@ -339,6 +364,10 @@ async fn promote(node: &Arc<Node>, server: &ServerSide, grant: Grant) -> Result<
             tracing::info!(epoch = %grant.epoch(), %position, "promoted");
             // From here on the data is this epoch's own line; an older mark says nothing any more.
             node.desk().mark(Some(grant.epoch()), false)?;
+            // A restore of the cluster ends with this; what it leaves undone is done at the next look.
+            if let Err(error) = restoring::keep(node) {
+                tracing::warn!(%error, "the mark of the restored data is still there");
+            }
             Ok(())
         }
         Err(error) => {

@@ -2,6 +2,7 @@
 
 use super::coordinator::Coordinator;
 use super::node::{Node, ServerSide, server_conf};
+use super::restoring::may_tell_position;
 use super::stonith::use_devices;
 use crate::lease::ReleaseAnswer;
 use agent_core::cluster::SyncRule;
@@ -195,10 +196,16 @@ async fn receive_up_to(server: &ServerSide, lsn: Lsn) {
 /// for nothing in the promotion gate.
 async fn cut_off(node: &Arc<Node>, epoch: Epoch) -> Option<Position> {
     let server = node.server.as_ref()?;
+    if !may_tell_position(node) {
+        return None;
+    }
+    let restored = node.desk().memory.restored.is_some();
     let clean_end = node
         .desk()
         .receipt
         .filter(|receipt| receipt.epoch.next() == epoch)
+        // It is that of the data that were set aside.
+        .filter(|_| !restored)
         .and_then(|r| r.clean_end);
     if clean_end.is_some() {
         return clean_end;

@@ -30,6 +30,76 @@ impl Instance {
     }
 }
 
+impl Instance {
+    /// A name that is free for the data that a restore sets aside.
+    #[must_use]
+    pub fn place_before_restore(&self) -> PathBuf {
+        let stamp = utc_stamp(crate::wall_time::now());
+        free_name(&self.config().beside(&format!(".before-restore-{stamp}")))
+    }
+
+    /// Leaves no data directory, so that a backup can be restored: the old one is at `aside` afterwards. Called again, the
+    /// one that was restored since is removed.
+    ///
+    /// # Errors
+    /// When a server or a job uses the data directory, or it cannot be renamed or removed.
+    pub fn make_way_for_restore(&self, aside: &Path) -> Result<(), PgError> {
+        let _claim = self.claim("set the data directory aside", "setting data aside")?;
+        let data_dir = &self.config().data_dir;
+        if aside.exists() {
+            remove_tree(data_dir)?;
+        } else if data_dir.exists() {
+            std::fs::rename(data_dir, aside).map_err(PgError::file("rename", data_dir))?;
+        }
+        durable_file::sync_parent(data_dir)?;
+        self.data_dir_replaced();
+        Ok(())
+    }
+
+    /// Whether there is a data directory with something in it.
+    #[must_use]
+    pub fn has_data(&self) -> bool {
+        self.condition() != super::data_dir::Condition::Absent
+    }
+
+    /// Removes a data directory that a restore has made where there was none.
+    ///
+    /// # Errors
+    /// When a server or a job uses it, or it cannot be removed.
+    pub fn remove_restored(&self) -> Result<(), PgError> {
+        let _claim = self.claim("remove the restored data", "removing data")?;
+        remove_tree(&self.config().data_dir)?;
+        self.data_dir_replaced();
+        Ok(())
+    }
+
+    /// Makes `aside` the data directory again, in place of what was restored. Whether or not it has come so far before.
+    ///
+    /// # Errors
+    /// When a server or a job uses the data directory, or it cannot be renamed or removed.
+    pub fn put_back(&self, aside: &Path) -> Result<(), PgError> {
+        let _claim = self.claim("put the old data back", "putting data back")?;
+        let data_dir = &self.config().data_dir;
+        // Once it is gone from there, what lies in its place is the old data.
+        if aside.exists() {
+            remove_tree(data_dir)?;
+            std::fs::rename(aside, data_dir).map_err(PgError::file("rename", aside))?;
+            durable_file::sync_parent(data_dir)?;
+        }
+        self.data_dir_replaced();
+        Ok(())
+    }
+}
+
+fn remove_tree(path: &Path) -> Result<(), PgError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(PgError::file("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `path`, or the first of `path-2`, `path-3`... that is not taken.
 pub(super) fn free_name(path: &Path) -> PathBuf {
     let numbered = (2u32..).map(|number| {

@@ -47,6 +47,18 @@ impl Instance {
         since: Option<Vec<u8>>,
     ) -> Result<ServerArchive, PgError> {
         let session = self.session(&[], SQL_WITHIN).await?;
+        let outside = "SELECT string_agg(spcname, ', ' ORDER BY spcname) FROM pg_tablespace \
+                       WHERE pg_tablespace_location(oid) LIKE '/%'";
+        let outside = session.text("look for tablespaces", outside, SQL_WITHIN).await?;
+        if let Some(names) = outside.filter(|names| !names.is_empty()) {
+            return Err(PgError::Unusable {
+                path: self.config().data_dir.clone(),
+                why: format!(
+                    "it has tablespaces outside of it ({names}), which are not backed up yet: move what is in them \
+                     (ALTER TABLE ... SET TABLESPACE pg_default) and drop them, or back up with pg_basebackup meanwhile"
+                ),
+            });
+        }
         let slot =
             "SELECT pg_create_physical_replication_slot('pgctlbackup_' || pg_backend_pid(), true, true)";
         session.execute("keep WAL for a backup", slot, SQL_WITHIN).await?;

@@ -71,7 +71,10 @@ impl Instance {
         let kept: String = content
             .lines()
             .filter(|line| {
-                parse_setting(line).is_none_or(|(name, _)| !ours.iter().any(|owned| owned.name == name))
+                // A copy that was restored has the target of its recovery there, which it has passed.
+                parse_setting(line).is_none_or(|(name, _)| {
+                    !name.starts_with("recovery_target") && !ours.iter().any(|owned| owned.name == name)
+                })
             })
             .flat_map(|line| [line, "\n"])
             .collect();

@@ -144,6 +144,15 @@ pub struct ServerConf {
     pub slot_budget_bytes: u64,
     /// `restart_after_crash`.
     pub restart_after_crash: bool,
+    /// Of a restored server: how far it is recovered, from the archive. Counts at the start only.
+    pub recovery: Option<Recovery>,
+}
+
+/// Where a restored server stops replaying, until it is promoted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// `recovery_target...` by name. Given at the start and not in a file, so that the next start is without them.
+    pub settings: Vec<(String, String)>,
 }
 
 /// How to shut a server down.

@@ -17,6 +17,9 @@ SELECT json_build_object(
   'replay_age_ms', CASE WHEN me.standby THEN greatest(0,
     1000 * extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()))::bigint END,
   'paused', CASE WHEN me.standby THEN pg_is_wal_replay_paused() END,
+  'has_target', CASE WHEN me.standby THEN current_setting('recovery_target') || current_setting('recovery_target_time')
+    || current_setting('recovery_target_lsn') || current_setting('recovery_target_xid')
+    || current_setting('recovery_target_name') <> '' END,
   'waits_for_wal', CASE WHEN me.standby THEN EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup'
     AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval')) END,
   'conninfo', CASE WHEN me.standby THEN current_setting('primary_conninfo') END,
@@ -41,6 +44,7 @@ pub struct Look {
     pub replay_age_ms: Option<u64>,
     pub paused: Option<bool>,
     pub waits_for_wal: Option<bool>,
+    pub has_target: Option<bool>,
     pub conninfo: Option<String>,
     pub receiver: Option<ReceiverRow>,
     pub flush: Option<Lsn>,

@@ -65,7 +65,7 @@ mod standby;
 mod wal_files;
 
 pub use config::{
-    Credentials, InstanceConfig, Overridden, RewindReport, ServerConf, SlotView, StopMode, Stopped,
+    Credentials, InstanceConfig, Overridden, Recovery, RewindReport, ServerConf, SlotView, StopMode, Stopped,
 };
 pub use error::PgError;
 pub use instance::Instance;

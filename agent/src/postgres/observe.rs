@@ -148,7 +148,9 @@ impl Instance {
             why: format!("its answer was not understood: {error}"),
         })?;
         self.memory().connected.store(kept.postmaster, Ordering::SeqCst);
-        if look.standby && (look.receive.is_some() || look.waits_for_wal == Some(true)) {
+        // What lies beyond its target on the disk of a restored server is not for it.
+        let at_target = look.paused == Some(true) && look.has_target == Some(true);
+        if look.standby && (look.receive.is_some() || look.waits_for_wal == Some(true) || at_target) {
             self.memory().caught_up.store(kept.postmaster, Ordering::SeqCst);
         }
         if with_pending {

@@ -224,13 +224,12 @@ pub fn owned(
         if major >= RELOADS_RESTORE_COMMAND {
             // A server that follows nobody reads what is on its own disk, and nothing else: it is to be compared, or has
             // pledged, or is to be promoted, and the archive must neither move nor delay it.
-            let follows = conf.upstream.is_some();
             own(
                 "restore_command",
-                if follows {
-                    commands.follow.clone()
-                } else {
-                    String::new()
+                match (&conf.recovery, &conf.upstream) {
+                    (Some(_), _) => commands.recover.clone(),
+                    (None, Some(_)) => commands.follow.clone(),
+                    (None, None) => String::new(),
                 },
                 "a standby whose WAL is gone on the primary fetches it, and one that follows nobody must not",
             );

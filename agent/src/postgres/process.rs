@@ -218,6 +218,9 @@ impl Instance {
             "config_file={}",
             data_dir.join("postgresql.conf").display()
         ));
+        for (name, value) in conf.recovery.iter().flat_map(|recovery| &recovery.settings) {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
         command.stdin(Stdio::null()).stdout(clone()?).stderr(clone()?);
         let child = command.spawn().map_err(|source| PgError::Process {
             action: "start the server program".to_owned(),

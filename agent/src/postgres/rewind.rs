@@ -174,10 +174,12 @@ impl Instance {
             synchronous_standby_names: String::new(),
             slot_budget_bytes: 1 << 30,
             restart_after_crash: false,
+            recovery: None,
         };
         let conf = self.last_conf().map_or(alone, |conf| ServerConf {
             upstream: None,
             slot: None,
+            recovery: None,
             ..conf
         });
         self.start(&conf).await?;

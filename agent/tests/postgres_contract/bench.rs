@@ -229,6 +229,7 @@ pub fn conf(upstream: Option<Upstream>) -> ServerConf {
         synchronous_standby_names: String::new(),
         slot_budget_bytes: 512 << 20,
         restart_after_crash: false,
+        recovery: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! pgctl-wal SOCKET push %p
 //! pgctl-wal SOCKET get %f %p
 //! pgctl-wal SOCKET get-or-stream %f %p
+//! pgctl-wal SOCKET get-or-wait %f %p
 //! ```
 //!
 //! It asks the agent over its Unix socket and has nothing else in it: no configuration, no TLS, no store.
@@ -13,7 +14,7 @@
 //! otherwise with 200: the server then stops, instead of taking an outage for the end of all WAL. On a standby that follows
 //! a primary 200 would end the server as well, and 1 makes it go on by streaming: that is what `get-or-stream` is for. It
 //! also asks another question: the agent then answers from memory, because a server that waits here neither streams nor is
-//! promoted.
+//! promoted. `get-or-wait` is for a server that is restored as a standby: after 1 it asks again, for as long as it takes.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -50,6 +51,13 @@ fn main() -> ExitCode {
             ANSWER,
             STOP,
         ),
+        [socket, "get-or-wait", name, path] => get(
+            Path::new(socket),
+            &format!("get {name}"),
+            Path::new(path),
+            ANSWER,
+            ABSENT,
+        ),
         [socket, "get-or-stream", name, path] => {
             let question = format!("follow {name}");
             get(
@@ -61,7 +69,7 @@ fn main() -> ExitCode {
             )
         }
         _ => {
-            complain("usage: pgctl-wal SOCKET push %p | get %f %p | get-or-stream %f %p");
+            complain("usage: pgctl-wal SOCKET push %p | get %f %p | get-or-stream %f %p | get-or-wait %f %p");
             // Also for a get: the server must not end its recovery because of a typing mistake.
             return ExitCode::from(if words.get(1) == Some(&"get") { STOP } else { USAGE });
         }

@@ -60,6 +60,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let holder = Sight {
         holds: true,
+        cluster_id: CLUSTER.to_owned(),
         ..Sight::default()
     };
     let archive = Archive::start(config, Arc::clone(&source) as Arc<dyn BackupSource>, move || {

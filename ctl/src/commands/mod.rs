@@ -77,7 +77,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Wal(args) => wal::run(&globals(), &args).await,
         Command::Repo(args) => repo::run(&globals(), &args).await,
         Command::Dump(args) => dump::run(&globals(), &args).await,
-        Command::Restore(args) => restore::run(cli.output, &args).await,
+        Command::Restore(args) => restore::run(&globals(), &args).await,
         // The linter has exit codes of its own, and asks no agent.
         Command::Ddl(args) => return ddl::run(&globals(), &args).await,
         Command::Dsn(args) => dsn::run(&frame()?, &args).await,

@@ -3,6 +3,7 @@
 mod adopt;
 mod inspect;
 mod rekey;
+mod take_over;
 
 use crate::cli::Globals;
 use crate::failure::Failure;
@@ -42,6 +43,23 @@ enum Verb {
         #[command(flatten)]
         which: Which,
     },
+    /// Lets another cluster archive into what a cluster has archived that is gone for good
+    ///
+    /// A copy that was restored beside its source and founded under the same name is refused by the repository. If no
+    /// server of the source will ever run again, this gives what it has archived to the copy.
+    #[command(
+        after_help = "Examples:\n  pgctl repo take-over --cluster prod --by 59836c06-a2c1-4c48-b165-deb5d4924b26"
+    )]
+    TakeOver {
+        /// The id of the cluster that shall archive from now on: its agents' log names it, and `pgctl status -o json`
+        #[arg(long, value_name = "CLUSTER_ID")]
+        by: String,
+        /// Do not ask
+        #[arg(long, short = 'y')]
+        yes: bool,
+        #[command(flatten)]
+        which: Which,
+    },
     /// Has the key of the configuration open what an older key opened; no data is written again
     ///
     /// Put the new key into a copy of the configuration and run this with it; give the new key to all nodes and restart their
@@ -62,6 +80,7 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     match &args.verb {
         Verb::Inspect { which } => inspect::run(globals.output, which).await,
         Verb::Adopt { id, which } => adopt::run(globals.output, which, id.as_deref()).await,
+        Verb::TakeOver { by, yes, which } => take_over::run(globals.output, which, by, *yes).await,
         Verb::Rekey { old_key_file, which } => rekey::run(globals.output, which, old_key_file).await,
     }
 }

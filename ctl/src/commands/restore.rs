@@ -1,5 +1,10 @@
-//! `pgctl restore`: from a repository to a data directory, without any agent.
+//! `pgctl restore`: from a repository to a data directory, without any agent; or the whole cluster in place.
 
+mod in_place;
+mod scratch;
+mod table;
+
+use crate::cli::Globals;
 use crate::failure::Failure;
 use crate::output::{self, Format, bytes};
 use crate::repositories::{Opened, Which, refused};
@@ -8,6 +13,7 @@ use agent_core::pg::{Lsn, TimelineId};
 use clap::{ArgGroup, ValueEnum};
 use repository::{
     Catalogue, Inventory, Plan, RecoveryOrder, Target, backups, inventory, parse_time, plan, restore_into,
+    restore_over,
 };
 use serde::Serialize;
 use std::fmt::Write;
@@ -23,25 +29,88 @@ const LEFT_OUT: [&str; 4] = [
 ];
 const ORDER: &str = "pgctl.recovery.json";
 
-/// Restores a backup into an empty directory, and prepares its recovery to a point in time
+/// Restores a backup into an empty directory, or the whole cluster in place, to a point in time
 ///
-/// Reads the repository itself: no agent is needed, and none is asked. Run it as the user that will run the server.
-/// Nothing is overwritten, and the restored server archives nothing and follows nobody. At the
+/// With --into it reads the repository itself: no agent is needed, and none is asked. Run it as the user that will run the
+/// server. Nothing is overwritten, and the restored server archives nothing and follows nobody. At the
 /// target it becomes writable, on a timeline of its own, unless --action says otherwise.
-#[derive(Debug, clap::Args)]
+///
+/// With --in-place the cluster is stopped, and one node restored beside its old data and recovered to the target, where it
+/// can be read. Then --step goes to another target, --commit makes it the primary, and --abort brings everything back as it
+/// was. Each goes on by itself though agents die; --status says how far it is.
+#[derive(Debug, Clone, clap::Args)]
 #[command(
     group = ArgGroup::new("target").args(["to_time", "to_lsn", "to_xid", "to_name", "to_immediate"]),
+    group = ArgGroup::new("way").args(["into", "scratch", "in_place", "step", "commit", "abort", "status"]),
+    group = ArgGroup::new("what").args(["table", "database"]).multiple(true),
+    group = ArgGroup::new("out").args(["dbname", "dump"]),
     after_help = "\
 Examples:
   pgctl restore --preview --to-time '2026-11-21 14:02:59+01'
   pgctl restore --into /srv/rescue --to-time '2026-11-21 14:02:59+01' --port 5499
   pgctl restore --into /srv/pg                        # all that was archived
-  pgctl restore --into /srv/pg --config repository.toml --cluster demo"
+  pgctl restore --into /srv/pg --delta                # over what is left of the same database
+  pgctl restore --into /srv/pg --config repository.toml --cluster demo
+  pgctl restore --scratch /srv --table shop.public.orders --to-time '2026-11-21 14:02:59+01' --dbname 'host=10.0.0.1 dbname=shop'
+  pgctl restore --in-place --preview --to-time '2026-11-21 14:02:59+01'
+  pgctl restore --in-place --to-time '2026-11-21 14:02:59+01'
+  pgctl restore --step --to-time '2026-11-21 14:03:10+01'
+  pgctl restore --commit"
 )]
 pub struct Args {
     /// The directory; made if it is not there, and must be empty
-    #[arg(long, value_name = "DIR", required_unless_present = "preview")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["preview", "way"])]
     into: Option<PathBuf>,
+    /// Take tables, or a database, out of a copy that is restored below this directory and thrown away; give --table or
+    /// --database, and --dbname or --dump
+    #[arg(long, value_name = "DIR", requires_all = ["what", "out"], conflicts_with = "preview")]
+    scratch: Option<PathBuf>,
+    /// A table, as DATABASE.SCHEMA.TABLE (or SCHEMA.TABLE with --database), in pg_dump's patterns; may be given several times
+    #[arg(long, value_name = "TABLE", requires = "scratch")]
+    table: Vec<String>,
+    /// The database to take out; with --table the one that the tables are in
+    #[arg(long, value_name = "NAME", requires = "scratch")]
+    database: Option<String>,
+    /// The database to load it into, as a connection string; runs pg_restore
+    #[arg(long, value_name = "CONNECTION", requires = "scratch")]
+    dbname: Option<String>,
+    /// The file to write, for pg_restore; it must not exist
+    #[arg(long, value_name = "FILE", requires = "scratch")]
+    dump: Option<PathBuf>,
+    /// Drop what is there before it is made anew
+    #[arg(long, requires = "dbname")]
+    clean: bool,
+    /// Where the server's programs are, instead of your PATH
+    #[arg(long, value_name = "DIR", requires = "scratch")]
+    bin_dir: Option<PathBuf>,
+    /// Start without the libraries that the server preloads and without logical replication, so that nothing in it works by itself
+    #[arg(long)]
+    without_libraries: bool,
+    /// Stop the cluster, and restore it on one node
+    #[arg(long, requires = "target")]
+    in_place: bool,
+    /// Of a restore in place: go to another target
+    #[arg(long, requires = "target", conflicts_with = "preview")]
+    step: bool,
+    /// Of a restore in place: the restored node becomes the primary; what was written after the target is given up
+    #[arg(long, conflicts_with_all = ["target", "preview"])]
+    commit: bool,
+    /// Of a restore in place: put everything back as it was
+    #[arg(long, conflicts_with_all = ["target", "preview"])]
+    abort: bool,
+    /// Of a restore in place: how far it is
+    #[arg(long, conflicts_with_all = ["target", "preview"])]
+    status: bool,
+    /// The node that restores the cluster, instead of the primary's
+    #[arg(long, value_name = "NODE", requires = "in_place")]
+    node: Option<String>,
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    yes: bool,
+    /// The directory holds an older state of the same database: what is right in it is kept, byte by byte, and all else
+    /// replaced or removed
+    #[arg(long, requires = "into")]
+    delta: bool,
     /// Say what would be done, and do nothing
     #[arg(long)]
     preview: bool,
@@ -100,12 +169,52 @@ struct Done {
     into: PathBuf,
     files: u64,
     bytes: u64,
+    /// Of the bytes, those that were there already.
+    kept: u64,
     start: String,
 }
 
-pub async fn run(format: Format, args: &Args) -> Result<(), Failure> {
-    let target = target(args)?;
+pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
+    if args.in_place || args.step || args.commit || args.abort || args.status {
+        return in_place::run(globals, args).await;
+    }
+    if let Some(below) = &args.scratch {
+        return table::run(globals.output, args, below).await;
+    }
+    let format = globals.output;
     let opened = args.which.open().await?;
+    let Planned { plan, entry, there } = planned(args, &opened).await?;
+    let into = match (&args.into, args.preview) {
+        (Some(into), false) => into,
+        _ => return preview(format, &plan, &entry),
+    };
+    let restored = restore(args, into, &opened, &there, &plan, &entry).await?;
+    let start = format!("pg_ctl -D '{}' start", restored.into.display());
+    match format {
+        Format::Json => output::json(&Done {
+            files: restored.unpacked.files,
+            bytes: restored.unpacked.bytes,
+            kept: restored.unpacked.kept,
+            into: restored.into,
+            plan,
+            start,
+        }),
+        Format::Table => output::line(format!(
+            "restored {} files, {}; start the recovery with: {start}",
+            restored.unpacked.files,
+            bytes(restored.unpacked.bytes)
+        )),
+    }
+}
+
+struct Planned {
+    plan: Plan,
+    entry: Catalogue,
+    there: Inventory,
+}
+
+async fn planned(args: &Args, opened: &Opened) -> Result<Planned, Failure> {
+    let target = target(args)?;
     let there = inventory(&opened.repository, &opened.line)
         .await
         .map_err(refused)?;
@@ -118,42 +227,46 @@ pub async fn run(format: Format, args: &Args) -> Result<(), Failure> {
             next: "see `pgctl backup list` and `pgctl wal holes`".to_owned(),
         }
     })?;
-    let entry = entries.iter().find(|entry| entry.id == plan.backup);
+    let entry = entries.into_iter().find(|entry| entry.id == plan.backup);
     let entry = entry.ok_or_else(|| Failure::local("the plan names a backup that is not there"))?;
-    let into = match (&args.into, args.preview) {
-        (Some(into), false) => into,
-        _ => return preview(format, &plan, entry),
-    };
+    Ok(Planned { plan, entry, there })
+}
+
+struct Restored {
+    into: PathBuf,
+    unpacked: repository::Unpacked,
+}
+
+/// Writes the files, and prepares their recovery.
+async fn restore(
+    args: &Args,
+    into: &Path,
+    opened: &Opened,
+    there: &Inventory,
+    plan: &Plan,
+    entry: &Catalogue,
+) -> Result<Restored, Failure> {
     let into = prepare(into)?;
-    describe(&plan, entry).iter().for_each(|line| eprintln!("{line}"));
+    describe(plan, entry).iter().for_each(|line| eprintln!("{line}"));
     let mut done = 0;
-    let unpacked = restore_into(&opened.repository, entry, &into, |bytes_more| {
+    let progress = |bytes_more| {
         done += bytes_more;
         tell(done, entry.bytes);
-    })
-    .await
-    .map_err(refused)?;
-    configure(&into, args, &plan, &opened, &there).map_err(|error| {
+    };
+    let is_empty = fs::read_dir(&into).is_ok_and(|mut entries| entries.next().is_none());
+    let unpacked = if args.delta && !is_empty {
+        restore_over(&opened.repository, entry, &into, progress).await
+    } else {
+        restore_into(&opened.repository, entry, &into, progress).await
+    };
+    let unpacked = unpacked.map_err(refused)?;
+    configure(&into, args, plan, opened, there).map_err(|error| {
         Failure::local(format!(
             "the recovery of {} could not be prepared: {error}",
             into.display()
         ))
     })?;
-    let start = format!("pg_ctl -D '{}' start", into.display());
-    match format {
-        Format::Json => output::json(&Done {
-            plan,
-            into,
-            files: unpacked.files,
-            bytes: unpacked.bytes,
-            start,
-        }),
-        Format::Table => output::line(format!(
-            "restored {} files, {}; start the recovery with: {start}",
-            unpacked.files,
-            bytes(unpacked.bytes)
-        )),
-    }
+    Ok(Restored { into, unpacked })
 }
 
 fn target(args: &Args) -> Result<Target, Failure> {
@@ -296,6 +409,14 @@ fn settings(into: &Path, args: &Args, plan: &Plan, restore_command: &str) -> Str
         all.push(("recovery_target_action", action.to_owned()));
         let inclusive = if args.exclusive { "off" } else { "on" };
         all.push(("recovery_target_inclusive", inclusive.to_owned()));
+    }
+    if args.without_libraries || args.scratch.is_some() {
+        all.push(("shared_preload_libraries", String::new()));
+        all.push(("session_preload_libraries", String::new()));
+        all.push(("max_logical_replication_workers", "0".to_owned()));
+    }
+    if args.scratch.is_some() {
+        all.extend(scratch::settings(into));
     }
     let mut text = String::from("\n# Written by pgctl restore.\n");
     for (name, value) in all {

@@ -114,6 +114,9 @@ pub(super) fn lines(cluster: &Cluster) -> Vec<String> {
             format!("since {}: {}", utc(pause.since_unix_ms), pause.reason),
         );
     }
+    if !cluster.restore.is_empty() {
+        fact("restore", format!("{}: pgctl restore --status", cluster.restore));
+    }
     if let Some(running) = &cluster.switchover {
         fact(
             "switchover",

@@ -2,7 +2,7 @@ use super::numbers::number_after;
 use super::state::{HISTORY_KEPT, REQUESTS_KEPT};
 use super::{
     Cause, ClusterState, Command, EpochChange, EpochRecord, Member, MemberKind, Pause, Promotion, Settings,
-    SwitchoverOutcome, SwitchoverPhase, SyncRule, gate,
+    SwitchoverOutcome, SwitchoverPhase, gate,
 };
 use crate::ids::{Epoch, NodeId, RequestId};
 use crate::reason::Reason;
@@ -198,6 +198,7 @@ impl ClusterState {
             Command::RecordStonith { proof, .. } => self.record_stonith(proof),
             Command::Rollout { request, act, at } => self.rollout(request.as_ref(), act, *at),
             Command::Duty(change) => self.change_duty(change),
+            Command::Restore { request, act, at } => self.restore(request.as_ref(), act, *at),
             Command::Note { kind, text, at } => {
                 self.record(*at, kind, text.clone());
                 Ok(Applied::Done)
@@ -240,6 +241,20 @@ impl ClusterState {
                 "in-synchronous-set",
                 format!(
                     "{} is in the synchronous set: stop it, or put it into maintenance first",
+                    self.name_of(node)
+                ),
+            ));
+        }
+        if self
+            .restores
+            .running
+            .as_ref()
+            .is_some_and(|running| running.node == node)
+        {
+            return Err(conflict(
+                "restores-the-cluster",
+                format!(
+                    "{} restores the cluster: pgctl restore --abort first",
                     self.name_of(node)
                 ),
             ));
@@ -377,7 +392,8 @@ impl ClusterState {
             self.granted_at = position;
             self.promotion = None;
         }
-        if change.may_lose_bytes.is_some() && change.cause == Cause::ManualFailover {
+        let accepted = change.may_lose_bytes.is_some() && change.cause == Cause::ManualFailover;
+        if accepted || change.cause == Cause::Restore {
             // The operator has written off what only the old set had.
             self.sync.clear();
         } else {
@@ -399,6 +415,7 @@ impl ClusterState {
             self.history.pop_front();
         }
         self.end_orders(change);
+        self.restore_after_grant(change);
         Ok(Applied::Epoch { epoch })
     }
 
@@ -460,51 +477,6 @@ impl ClusterState {
             "gate-opened",
             format!("{holder} serves clients in epoch {}", self.epoch),
         );
-        Ok(Applied::Done)
-    }
-
-    fn sync_begin(&mut self, rule: &SyncRule, after: &SyncRule, at: WallTime) -> Outcome {
-        if rule.epoch != self.epoch || Some(rule.primary) != self.holder || self.sync.last() != Some(after) {
-            return Err(conflict(
-                "sync-walk-overtaken",
-                "the synchronous set has changed meanwhile",
-            ));
-        }
-        if self.sync.last() == Some(rule) {
-            return Ok(Applied::Unchanged);
-        }
-        self.sync.push(rule.clone());
-        let text = if rule.k == 0 {
-            "no standby is left in sync: commits wait for nobody, and no failover happens by itself"
-                .to_owned()
-        } else {
-            let members: Vec<String> = rule.members.iter().map(|node| self.name_of(*node)).collect();
-            format!("any {} of {} shall acknowledge", rule.k, members.join(", "))
-        };
-        self.record(
-            at,
-            if rule.k == 0 {
-                "sync-degraded"
-            } else {
-                "sync-changes"
-            },
-            text,
-        );
-        Ok(Applied::Done)
-    }
-
-    fn sync_done(&mut self, rule: &SyncRule, at: WallTime) -> Outcome {
-        if self.sync.last() != Some(rule) || rule.epoch != self.epoch {
-            return Err(conflict(
-                "sync-walk-overtaken",
-                "the synchronous set has changed meanwhile",
-            ));
-        }
-        if self.sync.len() == 1 {
-            return Ok(Applied::Unchanged);
-        }
-        self.sync = vec![rule.clone()];
-        self.record(at, "sync-changed", self.synchronous_standby_names(rule));
         Ok(Applied::Done)
     }
 
@@ -570,7 +542,9 @@ impl Command {
             | Command::UnfenceNode { request, .. }
             | Command::StartSwitchover { request, .. }
             | Command::OrderFailover { request, .. } => Some(request),
-            Command::RecordStonith { request, .. } | Command::Rollout { request, .. } => request.as_ref(),
+            Command::RecordStonith { request, .. }
+            | Command::Rollout { request, .. }
+            | Command::Restore { request, .. } => request.as_ref(),
             Command::Found { .. }
             | Command::AnnounceMember { .. }
             | Command::VotersSettled { .. }

@@ -155,6 +155,12 @@ pub enum Command {
     },
     /// Scheduled work is claimed, sealed, ended or given up.
     Duty(Box<DutyChange>),
+    /// Something happens to a restore of the whole cluster. `request`: an operator's.
+    Restore {
+        request: Option<RequestId>,
+        act: Box<super::RestoreAct>,
+        at: WallTime,
+    },
 }
 
 /// Why an epoch was granted.
@@ -173,6 +179,8 @@ pub enum Cause {
     Renewal,
     /// The same node goes on in a new epoch, without a stop, because a voter had pledged for one.
     PledgeRepair,
+    /// An operator committed a restore of the whole cluster to a point in time.
+    Restore,
 }
 
 /// A node's word that it supports no epoch below the one that is asked for, safe on its disk.
@@ -250,6 +258,7 @@ impl Command {
             | Command::FenceNode { at, .. }
             | Command::UnfenceNode { at, .. }
             | Command::Rollout { at, .. }
+            | Command::Restore { at, .. }
             | Command::Note { at, .. } => *at = now,
             Command::ChangeEpoch(change) => change.at = now,
             Command::RecordStonith { proof, .. } => proof.at = now,

@@ -4,7 +4,8 @@
 //! the grant. It looks at nothing but the replicated state and the grant itself.
 
 use super::{
-    Cause, ClusterState, EpochChange, MemberKind, Release, StonithMode, SyncMode, SyncRule, own_word,
+    Cause, ClusterState, EpochChange, MemberKind, Release, RestorePhase, StonithMode, SyncMode, SyncRule,
+    own_word,
 };
 use crate::ids::NodeId;
 use crate::pg::Position;
@@ -18,6 +19,8 @@ pub fn check(state: &ClusterState, change: &EpochChange) -> Vec<Reason> {
     vec![
         epoch_is_newest(state, change),
         automation_is_on(state, change),
+        no_restore_in_the_way(state, change),
+        data_is_on_the_line(state, change),
         target_can_hold(state, change),
         old_holder_is_fenced(state, change),
         old_holder_is_off(state, change),
@@ -86,7 +89,7 @@ fn automation_is_on(state: &ClusterState, change: &EpochChange) -> Reason {
     const ID: &str = "automation-is-on";
     let by_hand = matches!(
         change.cause,
-        Cause::Switchover | Cause::ManualFailover | Cause::PledgeRepair
+        Cause::Switchover | Cause::ManualFailover | Cause::PledgeRepair | Cause::Restore
     );
     match &state.pause {
         Some(pause) if !by_hand => Reason::shut(
@@ -98,10 +101,90 @@ fn automation_is_on(state: &ClusterState, change: &EpochChange) -> Reason {
     }
 }
 
+/// While the cluster is being restored nobody is promoted but the restored node, once the operator has said so, with
+/// what was inspected.
+fn no_restore_in_the_way(state: &ClusterState, change: &EpochChange) -> Reason {
+    const ID: &str = "no-restore-in-the-way";
+    let Some(running) = &state.restores.running else {
+        return match change.cause {
+            Cause::Restore => Reason::shut(ID, "no restore is under way", "nothing: it has ended"),
+            _ => Reason::open(ID, "no restore is under way"),
+        };
+    };
+    let name = state.name_of(running.node);
+    let told = change.released.get(&change.to).and_then(Release::counted);
+    let inspected = running.reached.as_ref().map(|reached| reached.position);
+    let is_it = change.cause == Cause::Restore
+        && change.to == running.node
+        && running.phase == RestorePhase::Committing
+        && change.from == running.epoch;
+    if is_it && inspected.is_some() && told == inspected {
+        return Reason::open(ID, format!("{name} stands where the restore was committed"));
+    }
+    if is_it {
+        let at = told.map_or_else(|| "nowhere that it tells".to_owned(), |told| told.to_string());
+        return Reason::shut(
+            ID,
+            format!("{name} is at {at}, and another position was committed"),
+            format!("{name} recovers to the target again, or pgctl restore --abort"),
+        );
+    }
+    Reason::shut(
+        ID,
+        format!(
+            "the cluster is being restored on {name}: {}",
+            running.phase.name()
+        ),
+        "pgctl restore --status, then --commit or --abort",
+    )
+}
+
+/// After a restore the old line's positions are further, and count for nothing.
+fn data_is_on_the_line(state: &ClusterState, change: &EpochChange) -> Reason {
+    const ID: &str = "data-is-on-the-restored-line";
+    let Some(line) = state.restores.line else {
+        return Reason::open(ID, "nothing was restored");
+    };
+    if stays(state, change) || change.cause == Cause::Restore {
+        return Reason::open(ID, format!("{} itself goes on", state.name_of(change.to)));
+    }
+    if change.cause == Cause::ManualFailover && accepted_loss(state, change).is_some() {
+        return Reason::open(ID, "the operator accepted to lose what was restored");
+    }
+    let off = change.released.iter().find(|(node, release)| {
+        release
+            .counted()
+            .is_some_and(|position| !state.restores.counts(**node, position))
+    });
+    match off {
+        None => Reason::open(
+            ID,
+            format!(
+                "every position that counts is on timeline {} or later",
+                line.timeline
+            ),
+        ),
+        Some((node, _)) => Reason::shut(
+            ID,
+            format!(
+                "{} still has the data from before the restore",
+                state.name_of(*node)
+            ),
+            format!(
+                "bring {} back, which has the restored data",
+                state.name_of(line.node)
+            ),
+        ),
+    }
+}
+
 fn target_can_hold(state: &ClusterState, change: &EpochChange) -> Reason {
     const ID: &str = "target-can-hold";
     let name = state.name_of(change.to);
-    let by_hand = matches!(change.cause, Cause::Switchover | Cause::ManualFailover);
+    let by_hand = matches!(
+        change.cause,
+        Cause::Switchover | Cause::ManualFailover | Cause::Restore
+    );
     match state.members.get(&change.to) {
         None => Reason::shut(
             ID,
@@ -211,6 +294,12 @@ fn acknowledged_commits_are_kept(state: &ClusterState, change: &EpochChange) -> 
     }
     if stays(state, change) {
         return Reason::open(ID, "the holder has all that it wrote");
+    }
+    if change.cause == Cause::Restore {
+        return Reason::open(
+            ID,
+            "the operator has committed the restore, and with it what is lost",
+        );
     }
     if let Some(why) = accepted_loss(state, change) {
         return Reason::open(ID, why);

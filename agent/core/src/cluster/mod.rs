@@ -15,6 +15,7 @@ mod fencing;
 pub mod gate;
 mod numbers;
 mod orders;
+mod restore;
 mod risk;
 mod rollout;
 mod rollout_acts;
@@ -22,6 +23,7 @@ mod settings;
 mod settings_keys;
 mod state;
 mod sync_rule;
+mod sync_walk;
 mod target;
 mod voters;
 
@@ -30,6 +32,10 @@ pub use command::{Cause, Command, EpochChange, Release};
 pub use duties::{Duties, Duty, DutyChange, DutyKind, DutyOrder, DutyOutcome, DutyRecord};
 pub(crate) use fencing::own_word;
 pub use fencing::{HandFence, StonithMode, StonithProof};
+pub use restore::{
+    InPlaceRestore, PastRestore, RestoreAct, RestorePhase, RestorePoint, RestoreReached, RestoreTarget,
+    RestoredLine, Restores,
+};
 pub use risk::{FailoverRisk, failover_risk};
 pub use rollout::{
     PastRollout, ROLLOUT_BYTES_MAX, ROLLOUT_STEPS_MAX, Rollout, RolloutAct, RolloutLimits, RolloutPhase,

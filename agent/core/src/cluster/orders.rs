@@ -15,6 +15,7 @@ impl ClusterState {
                 "there is no primary to switch from: pgctl explain says why",
             ));
         };
+        self.no_restore()?;
         if let Some(running) = &self.switchover {
             return Err(conflict(
                 "switchover-running",
@@ -89,6 +90,7 @@ impl ClusterState {
                 "there is no primary to fail over from: pgctl explain says why",
             ));
         };
+        self.no_restore()?;
         if holder == to {
             return Err(conflict(
                 "already-primary",

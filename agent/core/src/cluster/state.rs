@@ -55,6 +55,9 @@ pub struct ClusterState {
     /// Work that recurs by a schedule.
     #[serde(default)]
     pub duties: super::Duties,
+    /// Restores of the whole cluster in place.
+    #[serde(default)]
+    pub restores: super::Restores,
     /// Requests that were carried out lately, oldest first, so that the same one sent twice is done once.
     pub requests: VecDeque<(RequestId, Result<super::Applied, super::Rejected>)>,
     /// What happened lately, oldest first.

@@ -381,6 +381,7 @@ fn cluster(page: &mut Page, facts: &Facts<'_>) {
         (Cause::ManualFailover, "manual-failover"),
         (Cause::Renewal, "renewal"),
         (Cause::PledgeRepair, "pledge-repair"),
+        (Cause::Restore, "restore"),
     ];
     let granted = causes.map(|(cause, name)| {
         let times = state

@@ -382,6 +382,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         2 => (proptest::option::of(any_request()), any_proof())
             .prop_map(|(request, proof)| Command::RecordStonith { request, proof: Box::new(proof) }),
         6 => crate::rollout::any_act(),
+        6 => crate::restore::any_act(),
     ]
 }
 

@@ -10,5 +10,6 @@ mod fixtures;
 mod gate;
 mod mangled_reports;
 mod node;
+mod restore;
 mod rollout;
 mod stonith;

@@ -14,6 +14,7 @@ mod failover;
 mod fence_devices;
 mod guard;
 mod hangs;
+mod in_place;
 mod increments;
 mod membership;
 mod orders;

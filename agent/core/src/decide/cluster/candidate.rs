@@ -22,6 +22,7 @@ pub(super) fn rule_for(
             true => release.counted().is_some(),
             false => release.position.is_some(),
         })
+        .filter(|(node, release)| is_on_the_line(view, **node, release))
         .map(|(node, _)| *node)
         .filter(|node| !view.state.maintenance.contains(node) && !view.state.fenced.contains_key(node))
         .collect();
@@ -54,7 +55,11 @@ pub(super) fn rule_for(
 /// the holder that has just failed, and without nodes that shall not be promoted, the new holder comes from it: a tail
 /// of commits that nobody acknowledged must not bring back a node that cannot serve.
 pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -> Option<EpochChange> {
-    let mut all = grant_among(view, round, &round.released, why);
+    let mut counting = round.released.clone();
+    for (node, release) in &mut counting {
+        release.left_out = !is_on_the_line(view, *node, release);
+    }
+    let mut all = grant_among(view, round, &counting, why);
     if all.as_ref().is_some_and(|change| change.cause != Cause::Failover) || view.state.switchover.is_some() {
         return all;
     }
@@ -78,7 +83,7 @@ pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -
     for left_out in choices {
         let mut released = round.released.clone();
         for (node, release) in &mut released {
-            release.left_out = left_out(*node);
+            release.left_out = left_out(*node) || !is_on_the_line(view, *node, release);
         }
         let change = grant_among(view, round, &released, why);
         if change
@@ -90,6 +95,20 @@ pub(super) fn best_grant(view: &CoordinatorView<'_>, round: &Round, why: &str) -
         }
     }
     all
+}
+
+/// Whether what a node has counts: after a restore of the cluster the data from before it do not, unless an operator
+/// gives the restored ones up.
+fn is_on_the_line(view: &CoordinatorView<'_>, node: NodeId, release: &Release) -> bool {
+    let given_up = view
+        .state
+        .failover_order
+        .as_ref()
+        .is_some_and(|order| order.epoch == view.state.epoch && order.accept_data_loss);
+    given_up
+        || release
+            .position
+            .is_none_or(|position| view.state.restores.counts(node, position))
 }
 
 /// The receipt, unless a later start of its agent is known: it says nothing of what that one does.

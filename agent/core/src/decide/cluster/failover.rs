@@ -1,6 +1,6 @@
 //! The holder is gone, or was ended: release round, gate, grant.
 
-use super::{ClusterAction, CoordinatorView, Round, candidate, stonith};
+use super::{ClusterAction, CoordinatorView, Round, candidate, restoring, stonith};
 use crate::cluster::{Cause, Command, EpochChange, gate};
 use crate::decide::Decision;
 use crate::ids::NodeId;
@@ -16,7 +16,7 @@ const WAIT_FOR_TARGET: Duration = Duration::from_secs(5);
 /// A node that has reported within this time is counted on for an answer.
 const WELL: Duration = Duration::from_millis(750);
 /// How long after a question without enough answers it asks again.
-const ASK_AGAIN: Duration = Duration::from_millis(300);
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(300);
 /// How old a voter's word about its promise may be.
 const BOUND_FRESH: Duration = Duration::from_millis(1_000);
 
@@ -50,7 +50,9 @@ pub(super) fn decide(view: &CoordinatorView<'_>, holder: NodeId) -> Option<Decis
         (None, None) if lease_over(view) => Trouble::LeaseOver,
         (None, None) => return ask_if_silent(view),
     };
-    if let Some(decision) = hold_back(view, &trouble) {
+    if view.state.restores.running.is_none()
+        && let Some(decision) = hold_back(view, &trouble)
+    {
         return Some(decision);
     }
     let name = view.name(holder);
@@ -74,6 +76,9 @@ pub(super) fn decide(view: &CoordinatorView<'_>, holder: NodeId) -> Option<Decis
             },
         )
     };
+    if let Some(running) = &view.state.restores.running {
+        return Some(restoring::decide(view, holder, running, round, ask));
+    }
     let decision = match round {
         None => ask("begin-release"),
         Some(round) => grant_or_wait(view, round, &why, ask),

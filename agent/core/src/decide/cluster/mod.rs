@@ -5,6 +5,7 @@ mod candidate;
 mod creation;
 mod duties;
 mod failover;
+mod restoring;
 mod stonith;
 mod switchover;
 
@@ -120,6 +121,9 @@ pub fn decide(view: &CoordinatorView<'_>) -> Decision<ClusterAction> {
         Some(holder) => {
             if let Some(decision) = failover::decide(view, holder) {
                 return decision;
+            }
+            if view.state.restores.running.is_some() {
+                return restoring::until_stopped(view, holder);
             }
             if let Some(decision) = switchover::decide(view, holder) {
                 return decision;

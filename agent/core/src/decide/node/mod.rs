@@ -9,6 +9,7 @@ mod copying;
 mod creation;
 mod fenced;
 mod primary;
+mod restoring;
 mod standby;
 mod successor;
 mod sync;
@@ -17,7 +18,7 @@ pub use ailing::{AILMENTS, SERVER_HANGS, give_way};
 pub use copying::{LOOK_FOR_A_BACKUP, Rung};
 
 use super::Decision;
-use crate::cluster::{ClusterState, Command, SyncRule};
+use crate::cluster::{ClusterState, Command, RestoreTarget, SyncRule};
 use crate::ids::{Epoch, NodeId, RequestId};
 use crate::pg::{Lsn, SystemId, TimelineId};
 use crate::reason::Reason;
@@ -104,6 +105,22 @@ pub struct NodeMemory {
     /// Ways to a copy that did not come off in this epoch.
     #[serde(default)]
     pub failed_rungs: BTreeSet<Rung>,
+    /// The data directory is that of a restore of the whole cluster, or is to become it. Kept on disk.
+    #[serde(default)]
+    pub restored: Option<RestoredData>,
+}
+
+/// What a restore of the whole cluster has done to a data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredData {
+    /// Of the restore.
+    pub id: RequestId,
+    /// Of the target that it was restored to.
+    pub round: u32,
+    /// The backup is there as a whole. Until then the data directory is empty, or the old one.
+    pub ready: bool,
+    /// The backup that it began with.
+    pub backup: String,
 }
 
 /// What the agent's include file tells the server.
@@ -152,6 +169,18 @@ pub enum NodeAction {
     MarkSync { rule: SyncRule, from_zero: bool },
     /// Has a command committed.
     Propose(Command),
+    /// Stops the server, sets the data directory aside, unless that is done, and restores a backup in its place, to be
+    /// recovered to `target`. `goes_on`: what is there is only recovered further.
+    RestoreInPlace {
+        id: RequestId,
+        round: u32,
+        target: RestoreTarget,
+        goes_on: bool,
+    },
+    /// Puts the data back that were set aside for a restore, in place of the restored ones.
+    PutBack { id: RequestId },
+    /// The restored data are the cluster's: they are started like any other from now on.
+    KeepRestored { id: RequestId },
 }
 
 /// The right to promote this node's server: made only where the lease of the epoch was found valid.
@@ -214,6 +243,9 @@ fn decide_for_a_well_server(view: &NodeView<'_>) -> Decision<NodeAction> {
         && ours != found
     {
         return foreign_data(ours, found);
+    }
+    if let Some(decision) = restoring::decide(view) {
+        return decision;
     }
     if let Some(pause) = &view.state.pause
         && matches!(view.pg.server, Server::Down | Server::NoData)
