@@ -171,6 +171,12 @@ impl<'a> Facts<'a> {
 
     fn replica(&self, query: &Query) -> Check {
         let standby = self.standby()?;
+        if self.snapshot.state.restores.running.is_some() {
+            return Err(shut(
+                "no-restore-in-the-way",
+                "the cluster is being restored: what can be read is for those who look at it",
+            ));
+        }
         let member = self.snapshot.state.members.get(&self.snapshot.node);
         let kept_out = member
             .and_then(|member| member.tags.get("noloadbalance"))

@@ -11,5 +11,6 @@ mod gate;
 mod mangled_reports;
 mod node;
 mod restore;
+mod restoring_node;
 mod rollout;
 mod stonith;
