@@ -60,7 +60,7 @@ pub struct Survey {
 }
 
 /// The folders of a line.
-const FOLDERS: [&str; 14] = [
+const FOLDERS: [&str; 15] = [
     "wal",
     "history",
     "labels",

@@ -30,7 +30,7 @@ pub struct Unpacked {
 
 /// Writes the files of `backup` into the empty directory `into`; of an increment, the full backup first, and then what each
 /// one changed. Every part is verified before any of it is used, and each archive at its end. The server's control
-/// file comes last, so what was broken off cannot be started.
+/// file comes last, so what was broken off cannot be started; `ready` is called before it comes, to prepare the recovery.
 ///
 /// # Errors
 /// `into` is not an empty directory, a part is missing or damaged, or a file cannot be written.
@@ -39,6 +39,7 @@ pub async fn restore_into(
     backup: &Catalogue,
     into: &Path,
     progress: impl FnMut(u64),
+    ready: impl FnOnce(&Path) -> Result<(), String>,
 ) -> Result<Unpacked, Error> {
     let occupied = fs::read_dir(into)
         .map_err(Error::file("read", into))?
@@ -51,7 +52,7 @@ pub async fn restore_into(
         });
     }
     fs::set_permissions(into, Permissions::from_mode(0o700)).map_err(Error::file("set the mode of", into))?;
-    restore_chain(repository, backup, into, false, progress).await
+    restore_chain(repository, backup, into, false, progress, ready).await
 }
 
 /// The same over a data directory of the same database, whose files are kept where they are what they shall be: each is
@@ -64,13 +65,14 @@ pub async fn restore_over(
     backup: &Catalogue,
     into: &Path,
     progress: impl FnMut(u64),
+    ready: impl FnOnce(&Path) -> Result<(), String>,
 ) -> Result<Unpacked, Error> {
     let refused = |why: String| Error::Refused {
         name: into.display().to_string(),
         why,
     };
     over::prepare(into, backup.system_id).map_err(refused)?;
-    restore_chain(repository, backup, into, true, progress).await
+    restore_chain(repository, backup, into, true, progress, ready).await
 }
 
 async fn restore_chain(
@@ -79,6 +81,7 @@ async fn restore_chain(
     into: &Path,
     is_over: bool,
     mut progress: impl FnMut(u64),
+    ready: impl FnOnce(&Path) -> Result<(), String>,
 ) -> Result<Unpacked, Error> {
     let chain = chain_of(repository, backup).await?;
     let mut done = Unpacked::default();
@@ -108,15 +111,18 @@ async fn restore_chain(
         }
         if unpacker.is_over {
             increment::remove_all_but(into, &unpacker.listed).map_err(failed)?;
-            if unpacker.is_last {
-                over::finish(into).map_err(failed)?;
-            }
         }
         done.files = unpacker.done.files;
         done.bytes += unpacker.done.bytes;
         done.kept += unpacker.done.kept;
         before = Some(entry);
     }
+    let failed = |why: String| Error::Refused {
+        name: into.display().to_string(),
+        why,
+    };
+    ready(into).map_err(failed)?;
+    over::finish(into).map_err(failed)?;
     Ok(done)
 }
 
@@ -203,8 +209,8 @@ impl Unpacker {
             return Ok(Target::Changed(changed));
         }
         let path = match entry.path.as_str() {
-            // It would let the server start before what does not belong there is gone.
-            CONTROL_FILE if self.is_over => self.into.join(NEXT_CONTROL_FILE),
+            // It would let the server start before its recovery is prepared, and what does not belong there is gone.
+            CONTROL_FILE => self.into.join(NEXT_CONTROL_FILE),
             path => self.into.join(path),
         };
         let wrong = |error: std::io::Error| format!("could not create {}: {error}", path.display());

@@ -175,7 +175,7 @@ async fn hold(
     check_room(&scratch.data(), bytes, &plan, &there)?;
     tell("restoring");
     let begun = Instant::now();
-    let unpacked = restore_into(&repository, entry, &scratch.data(), |_| ())
+    let unpacked = restore_into(&repository, entry, &scratch.data(), |_| (), |_| Ok(()))
         .await
         .map_err(said)?;
     scratch.give_away(&scratch.data())?;

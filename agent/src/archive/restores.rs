@@ -36,7 +36,7 @@ impl Archive {
             let Some(entry) = entries.into_iter().find(|entry| entry.id == id) else {
                 continue;
             };
-            match restore_into(&opened.plain, &entry, &into, |_| ()).await {
+            match restore_into(&opened.plain, &entry, &into, |_| (), |_| Ok(())).await {
                 Ok(done) => {
                     tracing::info!(backup = id, files = done.files, bytes = done.bytes, "restored");
                     return Ok(());

@@ -254,18 +254,16 @@ async fn restore(
         tell(done, entry.bytes);
     };
     let is_empty = fs::read_dir(&into).is_ok_and(|mut entries| entries.next().is_none());
+    let ready = |into: &Path| {
+        configure(into, args, plan, opened, there)
+            .map_err(|error| format!("its recovery could not be prepared: {error}"))
+    };
     let unpacked = if args.delta && !is_empty {
-        restore_over(&opened.repository, entry, &into, progress).await
+        restore_over(&opened.repository, entry, &into, progress, ready).await
     } else {
-        restore_into(&opened.repository, entry, &into, progress).await
+        restore_into(&opened.repository, entry, &into, progress, ready).await
     };
     let unpacked = unpacked.map_err(refused)?;
-    configure(&into, args, plan, opened, there).map_err(|error| {
-        Failure::local(format!(
-            "the recovery of {} could not be prepared: {error}",
-            into.display()
-        ))
-    })?;
     Ok(Restored { into, unpacked })
 }
 

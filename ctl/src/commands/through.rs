@@ -10,7 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 const CONNECT: Duration = Duration::from_secs(3);
 
 /// The node whose agent does it.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Through {
     /// The node whose agent and server do it, instead of the best standby
     #[arg(long, value_name = "NODE")]
@@ -62,7 +62,11 @@ impl Chosen {
     }
 }
 
-fn named<'a>(cluster: &'a Cluster, name: &str) -> Result<&'a Member, Failure> {
+/// The member of that name.
+///
+/// # Errors
+/// There is none.
+pub fn named<'a>(cluster: &'a Cluster, name: &str) -> Result<&'a Member, Failure> {
     let found = cluster.members.iter().find(|member| member.name == name);
     found.ok_or_else(|| Failure::usage(format!("there is no node {name}: see `pgctl list`")))
 }

@@ -25,7 +25,7 @@ impl Args {
     /// A full one, from the best standby.
     pub fn full() -> Args {
         Args {
-            node: None,
+            through: Through::default(),
             max_rate_mb: None,
             incremental: false,
         }

@@ -3,6 +3,7 @@
 use super::{Args, target};
 use crate::cli::Globals;
 use crate::commands::backup::create;
+use crate::commands::through;
 use crate::failure::Failure;
 use crate::output::{self, Format, confirm};
 use crate::session::Session;
@@ -89,7 +90,7 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
 
 async fn begin(globals: &Globals, args: &Args, cluster: &Cluster) -> Result<(), Failure> {
     let member = match &args.node {
-        Some(name) => create::named(cluster, name)?,
+        Some(name) => through::named(cluster, name)?,
         None => primary(cluster)?,
     };
     let preview = RestoreClusterRequest {
