@@ -10,7 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 const CONNECT: Duration = Duration::from_secs(3);
 
 /// The node whose agent does it.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, clap::Args)]
 pub struct Through {
     /// The node whose agent and server do it, instead of the best standby
     #[arg(long, value_name = "NODE")]

@@ -218,15 +218,7 @@ impl ClusterState {
             DutyChange::Claim { duty } => self.claim_duty(duty),
             DutyChange::Seal { kind, id, node } => self.seal_duty(*kind, id, *node),
             DutyChange::End { record } => self.end_duty(record),
-            DutyChange::Order { kind, why, at } => {
-                if self.duties.ordered.contains_key(kind) {
-                    return Ok(Applied::Unchanged);
-                }
-                let (at, why) = (*at, why.clone());
-                self.record(at, &format!("{}-ordered", kind.name()), why.clone());
-                self.duties.ordered.insert(*kind, DutyOrder { at, why });
-                Ok(Applied::Done)
-            }
+            DutyChange::Order { kind, why, at } => Ok(self.order_duty(*kind, why, *at)),
             DutyChange::Skip { kind, due, why, at } => {
                 if self.duties.is_handled(*kind, *due, *at) {
                     return Ok(Applied::Unchanged);
@@ -255,6 +247,17 @@ impl ClusterState {
                 Ok(Applied::Done)
             }
         }
+    }
+
+    /// Has it done as soon as can be, unless that is ordered already.
+    pub(super) fn order_duty(&mut self, kind: DutyKind, why: &str, at: WallTime) -> Applied {
+        if self.duties.ordered.contains_key(&kind) {
+            return Applied::Unchanged;
+        }
+        self.record(at, &format!("{}-ordered", kind.name()), why.to_owned());
+        let why = why.to_owned();
+        self.duties.ordered.insert(kind, DutyOrder { at, why });
+        Applied::Done
     }
 
     fn claim_duty(&mut self, duty: &Duty) -> Outcome {

@@ -482,6 +482,8 @@ impl ClusterState {
                 position.unwrap_or_default()
             );
             self.end_restore(&running, true, message, change.at);
+            let why = "the cluster was restored: what is written from now on needs a backup of the line that begins";
+            self.order_duty(super::DutyKind::Backup, why, change.at);
             return;
         }
         // The operator has accepted the loss of what was restored.

@@ -21,17 +21,6 @@ pub struct Args {
     incremental: bool,
 }
 
-impl Args {
-    /// A full one, from the best standby.
-    pub fn full() -> Args {
-        Args {
-            through: Through::default(),
-            max_rate_mb: None,
-            incremental: false,
-        }
-    }
-}
-
 pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     let mut chosen = args.through.connect(globals).await?;
     let member = chosen.member.clone();

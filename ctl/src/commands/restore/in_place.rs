@@ -2,7 +2,6 @@
 
 use super::{Args, target};
 use crate::cli::Globals;
-use crate::commands::backup::create;
 use crate::commands::through;
 use crate::failure::Failure;
 use crate::output::{self, Format, confirm};
@@ -77,14 +76,7 @@ pub async fn run(globals: &Globals, args: &Args) -> Result<(), Failure> {
     };
     ask(&cluster, commit).await?;
     serve(globals, &session).await?;
-    // Backups of the line that was left are of no use for what is written from now on.
-    eprintln!("a full backup of the restored cluster follows; it goes on without this command");
-    if let Err(failure) = create::run(globals, &create::Args::full()).await {
-        eprintln!(
-            "the backup did not come off: {}; pgctl backup create",
-            failure.message()
-        );
-    }
+    eprintln!("a full backup of the restored cluster is ordered: see `pgctl backup schedule show`");
     Ok(())
 }
 

@@ -226,6 +226,13 @@ async fn the_cluster_goes_back_forward_and_back_and_stays_where_it_is_committed(
     archived_up_to_now(&shop.cluster, &primary)
         .await
         .with_context(|| shop.logs())?;
+    wait_until("the ordered backup is complete", RECOVERY, || async {
+        let told = events(&shop.cluster, "backup-complete").await?;
+        ensure!(!told.is_empty(), "it is not");
+        Ok(())
+    })
+    .await
+    .with_context(|| shop.logs())?;
     shop.cluster.node_mut(&primary).power_off()?;
     let next = wait_until("another node takes over", RECOVERY, || async {
         let now = shop.cluster.primary().await?;
@@ -245,21 +252,7 @@ async fn the_cluster_goes_back_forward_and_back_and_stays_where_it_is_committed(
 
 impl Shop {
     async fn restore_and_serve(&self) -> Result<Value> {
-        let said = self
-            .cluster
-            .pgctl(&["restore", "--commit", "--yes", "-o", "json"])
-            .await?;
-        let (out, err) = (
-            String::from_utf8_lossy(&said.stdout),
-            String::from_utf8_lossy(&said.stderr),
-        );
-        ensure!(said.status.success(), "{out}{err}{}", self.logs());
-        let first = serde_json::Deserializer::from_str(&out)
-            .into_iter::<Value>()
-            .next();
-        first
-            .context("it says who serves")?
-            .with_context(|| out.into_owned())
+        self.restore(&["--commit", "--yes"]).await
     }
 }
 
