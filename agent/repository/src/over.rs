@@ -112,10 +112,20 @@ pub(crate) fn prepare(into: &Path, system_id: SystemId) -> Result<(), String> {
     }
 }
 
-/// Everything is in place but the control file.
+/// Everything is in place but the control file: it comes once all of it is on the disk, so that a power cut leaves no
+/// server that starts with less.
 pub(crate) fn finish(into: &Path) -> Result<(), String> {
-    fs::rename(into.join(NEXT_CONTROL_FILE), into.join(CONTROL_FILE))
-        .map_err(|error| format!("{NEXT_CONTROL_FILE}: {error}"))
+    let flushed = |path: &Path| format!("flushing {}", path.display());
+    File::open(into)
+        .and_then(|folder| Ok(nix::unistd::syncfs(folder)?))
+        .map_err(|error| format!("{}: {error}", flushed(into)))?;
+    let control = into.join(CONTROL_FILE);
+    fs::rename(into.join(NEXT_CONTROL_FILE), &control)
+        .map_err(|error| format!("{NEXT_CONTROL_FILE}: {error}"))?;
+    let folder = control.parent().unwrap_or(into);
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| format!("{}: {error}", flushed(folder)))
 }
 
 /// Server processes work in their data directory.

@@ -122,7 +122,12 @@ async fn restore_chain(
         why,
     };
     ready(into).map_err(failed)?;
-    over::finish(into).map_err(failed)?;
+    // It may wait long for the disk.
+    let whole = into.to_owned();
+    let finished = tokio::task::spawn_blocking(move || over::finish(&whole)).await;
+    finished
+        .unwrap_or_else(|error| Err(error.to_string()))
+        .map_err(failed)?;
     Ok(done)
 }
 

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const PEAK: &str = "peak memory, MiB";
+/// What is measured of a helper when it is ended.
+pub const PEAK_OF_A_DRAIN: &str = "peak memory of a drain, MiB";
+pub const PEAK_OF_A_BACKUP: &str = "peak memory of a backup, MiB";
 
 /// What runs beside the server.
 pub type Helpers = Option<Child>;
@@ -38,7 +40,8 @@ pub trait Contestant {
     /// Starts what must run before the server.
     fn begin(&self, ground: &Ground, data: &Path) -> Result<Helpers>;
     /// Ends it, and waits for whatever else was started.
-    fn end(&self, ground: &Ground, helpers: Helpers, samples: &mut Samples) -> Result<()>;
+    fn end(&self, ground: &Ground, helpers: Helpers, peak: &'static str, samples: &mut Samples)
+    -> Result<()>;
     fn back_up(&self, ground: &Ground, helpers: &mut Helpers) -> Result<()>;
     fn restore(&self, ground: &Ground, into: &Path, samples: &mut Samples) -> Result<()>;
 }
@@ -102,10 +105,10 @@ impl Contestant for Pgctl {
         Ok(Some(child))
     }
 
-    fn end(&self, _: &Ground, helpers: Helpers, samples: &mut Samples) -> Result<()> {
+    fn end(&self, _: &Ground, helpers: Helpers, peak: &'static str, samples: &mut Samples) -> Result<()> {
         let Some(mut child) = helpers else { return Ok(()) };
-        if let Some(peak) = peak_mib(child.id()) {
-            samples.add(PEAK, self.name(), peak);
+        if let Some(mib) = peak_mib(child.id()) {
+            samples.add(peak, self.name(), mib);
         }
         kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
         // Somebody may have waited for it already.
@@ -212,7 +215,7 @@ impl Contestant for PgBackRest {
         Ok(None)
     }
 
-    fn end(&self, ground: &Ground, _: Helpers, _: &mut Samples) -> Result<()> {
+    fn end(&self, ground: &Ground, _: Helpers, _: &'static str, _: &mut Samples) -> Result<()> {
         // Its workers live on for a moment, and hold a lock.
         let begun = Instant::now();
         loop {

@@ -1,7 +1,7 @@
 //! The server that is archived and copied: made once, and begun from the same copy by everybody.
 
 use crate::archiver::socket;
-use crate::contestants::Contestant;
+use crate::contestants::{Contestant, PEAK_OF_A_BACKUP, PEAK_OF_A_DRAIN};
 use crate::measure::{self, Samples, drained, user_seconds, waiting};
 use anyhow::{Context, Result, bail, ensure};
 use lab::OsUser;
@@ -240,7 +240,7 @@ impl Ground {
         self.start(&data)?;
         let rate = drained(&data, all, begun);
         self.stop(&data)?;
-        contestant.end(self, helpers, samples)?;
+        contestant.end(self, helpers, PEAK_OF_A_DRAIN, samples)?;
         samples.add("drain, segments a second", contestant.name(), rate?);
         let user = user_seconds()? - before;
         samples.add(
@@ -261,7 +261,7 @@ impl Ground {
         let backed_up = contestant.back_up(self, &mut helpers);
         let took = begun.elapsed();
         self.stop(&data)?;
-        contestant.end(self, helpers, samples)?;
+        contestant.end(self, helpers, PEAK_OF_A_BACKUP, samples)?;
         backed_up?;
         self.speed(
             samples,
