@@ -59,6 +59,7 @@ pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
     let peer = take_over("peer.listen", config.peer.listen)?;
     let http = listen("http.listen", config.http.listen)?;
     hardening::protect_process();
+    hardening::keep_no_large_blocks();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)

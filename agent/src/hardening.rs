@@ -15,6 +15,20 @@ pub fn protect_process() {
     }
 }
 
+/// Large blocks are asked of the system and given back as they are freed. By default the allocator of glibc keeps them, in
+/// a heap for each thread: the archive's WAL segments passed through so many threads that it came to twice what they need.
+#[allow(unsafe_code)]
+pub fn keep_no_large_blocks() {
+    /// A WAL segment has sixteen times as much; what is smaller is not worth the calls.
+    #[cfg(target_env = "gnu")]
+    const LARGE: libc::c_int = 1 << 20;
+    // SAFETY: the call sets a number of the allocator, whatever other threads do.
+    #[cfg(target_env = "gnu")]
+    if unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) } == 0 {
+        tracing::info!("the allocator keeps large blocks: the agent takes more memory than it needs");
+    }
+}
+
 /// Lets this thread run before any ordinary one as soon as it has something to do. For threads that do little, and must
 /// do it in time.
 #[allow(unsafe_code)]

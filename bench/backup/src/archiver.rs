@@ -40,6 +40,7 @@ pub fn socket(sockets: &Path) -> PathBuf {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    agent::hardening::keep_no_large_blocks();
     let source = Arc::new(Server {
         data: args.data.clone(),
         programs: args.programs.clone(),
