@@ -130,6 +130,8 @@ fn what_undoes_a_step_is_known_before_it_is_begun() {
     );
     assert_eq!(all[1].undo, ["DROP TABLE n"]);
     assert!(all[2].undo.is_empty(), "what is dropped is gone");
+    let all_of = steps("ALTER TABLE orders ADD COLUMN b int, ALTER COLUMN amount SET STATISTICS 500");
+    assert!(all_of[0].undo.is_empty(), "how it was before is not known");
     assert_eq!(all[3].undo, ["DROP VIEW v", "DROP TABLE a"], "last first");
     let all = steps(
         "ALTER TABLE orders RENAME COLUMN amount TO sum; ALTER TABLE orders RENAME TO \"Sales\"; \

@@ -82,7 +82,7 @@ fn part(part: &TablePart) -> Option<String> {
         TableAction::RenameConstraint { from, to } => {
             format!("RENAME CONSTRAINT {} TO {}", quote(to), quote(from))
         }
-        TableAction::ValidateConstraint(_) | TableAction::SetStatistics(_) => String::new(),
+        TableAction::ValidateConstraint(_) => String::new(),
         _ => return None,
     })
 }

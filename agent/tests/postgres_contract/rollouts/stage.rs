@@ -133,6 +133,9 @@ impl Stage {
 
     /// Makes everything as it was in the beginning.
     pub async fn reset(&self) {
+        // A rollout that failed would wait for an operator, and the next one for it.
+        self.group
+            .change(|state| state.rollouts = agent_core::cluster::Rollouts::default());
         // What an agent that died has left running would wait for us, or we for it.
         let left = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'pgctl-rollout'";
         let old =
@@ -258,6 +261,7 @@ impl Stage {
         };
         if end == End::Died && fate.death == Death::WithTheServer {
             self.node.pg.killer().kill(PATIENCE).unwrap();
+            self.node.pg.wait_exit(PATIENCE).await.unwrap();
             self.start().await;
             self.begin_epoch();
         }
