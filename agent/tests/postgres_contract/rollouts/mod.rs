@@ -1,6 +1,6 @@
 //! Schema changes whose agent dies at each thing that it does, with or without its server: they end as if nothing had happened.
 //!
-//! `PGCTL_ROLLOUT_DEATHS=all` tries every way to die at every point (default: one way at every third), and
+//! `PGCTL_ROLLOUT_DEATHS=all` tries every way to die at every point (default: one way at every fifth), and
 //! `PGCTL_ROLLOUT_SEEDS=1000` so many random changes, from `PGCTL_ROLLOUT_SEED` on.
 
 mod changes;
@@ -28,8 +28,8 @@ VACUUM orders;
 ";
 /// The ways to die without the server; dying with it takes seconds, and is tried less often.
 const ALONE: [Death; 3] = [Death::Before, Death::Amid, Death::After];
-const EVERY: u32 = 3;
-const WITH_THE_SERVER_EVERY: u32 = 27;
+const EVERY: u32 = 5;
+const WITH_THE_SERVER_EVERY: u32 = 45;
 const SEEDS: u64 = 10;
 
 #[test]
