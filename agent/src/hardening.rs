@@ -16,7 +16,7 @@ pub fn protect_process() {
 }
 
 /// Large blocks are asked of the system and given back as they are freed. By default the allocator of glibc keeps them, in
-/// a heap for each thread: the archive's WAL segments passed through so many threads that it came to twice what they need.
+/// a heap for each thread, and the archive's WAL segments pass through many threads.
 #[allow(unsafe_code)]
 pub fn keep_no_large_blocks() {
     /// A WAL segment has sixteen times as much; what is smaller is not worth the calls.
