@@ -32,7 +32,7 @@ const ORDER: &str = "pgctl.recovery.json";
 /// Restores a backup into an empty directory, or the whole cluster in place, to a point in time
 ///
 /// With --into it reads the repository itself: no agent is needed, and none is asked. Run it as the user that will run the
-/// server. Nothing is overwritten, and the restored server archives nothing and follows nobody. At the
+/// server. Nothing is overwritten, unless --delta says so, and the restored server archives nothing and follows nobody. At the
 /// target it becomes writable, on a timeline of its own, unless --action says otherwise.
 ///
 /// With --in-place the cluster is stopped, and one node restored beside its old data and recovered to the target, where it
